@@ -1,0 +1,40 @@
+"""Attar distils: a big data set into a small one, a big model into a small one, a slow sampler into a fast one."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "run": "attar.api",
+    "evaluate": "attar.api",
+    "compare": "attar.api",
+    "claim": "attar.api",
+    "load": "attar.artifacts",
+    "systems": "attar.ledger",
+    "AttarError": "attar.errors",
+    "method": "attar.spec",
+    "spec": "attar.spec",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+if TYPE_CHECKING:
+    from attar.api import claim, compare, evaluate, run
+    from attar.artifacts import load
+    from attar.errors import AttarError
+    from attar.ledger import systems
+    from attar.spec import method, spec
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that `import attar` stays free of torch."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'attar' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,49 @@
+"""Errors for the person at the keyboard: what was wrong, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttarError(Exception):
+    """A mistake the user can mend. The command line prints the message alone and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class DataError(AttarError):
+    """Data is missing, empty, corrupt or not of the kind that was asked for."""
+
+
+class RecipeError(AttarError):
+    """A recipe, an override or a field does not describe something that can be run."""
+
+
+class DamagedFile(AttarError):
+    """A file does not match its own checksum or header."""
+
+
+class NonFinite(AttarError):
+    """A loss or a gradient became NaN or infinite; the message names loop, step and term."""
+
+    exit_code = 1
+
+
+class Interrupted(AttarError):
+    """The run was stopped by a signal after saving its state; the same command goes on from there."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names an unknown thing: the nearest known name, or a full stop.
+
+    >>> "unknown method 'datdam'" + did_you_mean("datdam", ["datadam", "dm"])
+    "unknown method 'datdam'; did you mean 'datadam'?"
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else "."

@@ -1,0 +1,194 @@
+"""Frozen, validated bags of hyper-parameters, and how defaults, presets and overrides become one.
+
+`@spec` makes a plain class with annotated fields into a frozen keyword-only pydantic dataclass; `@method` is a spec that
+can be called on a run. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import inspect
+import io
+import json
+import textwrap
+import tokenize
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from attar.errors import RecipeError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def spec(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only, validated dataclass that refuses unknown fields."""
+    config = ConfigDict(extra="forbid", validate_default=True)
+    return typing.cast(type[T], pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls))
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def method(cls: type[T]) -> type[T]:
+    """Make `cls` a method: a spec with `version`, `presets` (at least `small`) and `__call__(run, *, inputs…)`.
+
+    Raises:
+        TypeError: the class lacks one of them, or a field has the name of an input.
+    """
+    made = spec(cls)
+    presets = getattr(made, "presets", None)
+    if not isinstance(presets, Mapping) or "small" not in presets:
+        raise TypeError(f"{cls.__name__}.presets must hold at least the preset 'small'")
+    if not isinstance(getattr(made, "version", None), int):
+        raise TypeError(f"{cls.__name__}.version must be an integer, raised by hand whenever its numbers change")
+    if clash := set(inputs(made)) & {f.name for f in fields(made)}:
+        raise TypeError(f"{cls.__name__}: a field never has an input's name: {sorted(clash)}")
+    return made
+
+
+def kinds(union: Any) -> Any:
+    """Annotate a union of specs, each with a literal field `kind`, so that a bare name (`"resnet18"`) builds one."""
+
+    def by_name(value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    return typing.Annotated[union, Field(discriminator="kind"), BeforeValidator(by_name)]
+
+
+def fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the dataclass fields of a spec class or instance."""
+    return dataclasses.fields(cls)
+
+
+@functools.cache
+def inputs(cls: type) -> dict[str, Any]:
+    """Return the inputs of a method: the keyword-only parameters of `__call__`, name to annotation."""
+    call = cls.__call__
+    hints = typing.get_type_hints(call)
+    parameters = inspect.signature(call).parameters.values()
+    return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def required_inputs(cls: type) -> list[str]:
+    """Return the names of the inputs without a default."""
+    parameters = inspect.signature(cls.__call__).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+
+
+def to_json(value: Any) -> Any:
+    """Return a spec as plain JSON values, nested specs with their `kind`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return TypeAdapter(type(value)).dump_python(value, mode="json")
+    return value
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 hex digest of a JSON value in canonical form (sorted keys, no spaces).
+
+    >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build(
+    cls: type[T], overrides: Mapping[str, Any] | None = None, *, preset: str | None = None, name: str | None = None
+) -> T:
+    """Build a spec from its defaults, then the preset, then the overrides.
+
+    Overrides may be nested mappings or dotted keys (`{"net.width": 64}`); changing a nested spec's kind (`net=resnet18`)
+    drops what the preset said of that spec.
+
+    Raises:
+        RecipeError: unknown preset, unknown field, or a value that does not validate.
+    """
+    name = name or cls.__name__
+    layers: list[Mapping[str, Any]] = []
+    if preset is not None:
+        layers.append(preset_values(cls, preset, name))
+    layers.append(overrides or {})
+    defaults = {f.name: f.default for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in _nested(layer).items():
+            if key not in defaults:
+                hint = did_you_mean(key, defaults)
+                raise RecipeError(f"'{name}' has no field '{key}'{hint} 'attar show {name}' lists its fields")
+            values[key] = _merge(values.get(key, defaults[key]), value)
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, name, values)) from None
+
+
+def preset_values(cls: Any, preset: str, name: str | None = None) -> Mapping[str, Any]:
+    """Return the overrides that a preset stands for; `paper` is the defaults unless the class says otherwise."""
+    presets: Mapping[str, Mapping[str, Any]] = {"paper": {}, **getattr(cls, "presets", {})}
+    if preset not in presets:
+        hint = did_you_mean(preset, presets)
+        raise RecipeError(f"'{name or cls.__name__}' has no preset '{preset}'{hint} It has: {', '.join(presets)}")
+    return presets[preset]
+
+
+def field_notes(cls: type) -> dict[str, str]:
+    """Return the comment that stands behind each field in the source: its unit and the origin of its default."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    return {
+        node.target.id: comments.get(node.end_lineno or node.lineno, "")
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def _nested(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Expand dotted keys: `{"net.width": 64}` becomes `{"net": {"width": 64}}`."""
+    tree: dict[str, Any] = {}
+    for key, value in layer.items():
+        first, _, rest = key.partition(".")
+        tree[first] = _merge(tree.get(first), _nested({rest: value})) if rest else _merge(tree.get(first), value)
+    return tree
+
+
+def _merge(current: Any, new: Any) -> Any:
+    """Lay `new` over `current`; mappings merge key by key unless the kind changes."""
+    if dataclasses.is_dataclass(current) and isinstance(new, str | Mapping):
+        current = to_json(current)
+    if not isinstance(current, Mapping):
+        if isinstance(current, str) and isinstance(new, Mapping):  # net=resnet18 net.norm=batch
+            current = {"kind": current}
+        else:
+            return new
+    if isinstance(new, str) and "kind" in current:
+        new = {"kind": new}
+    if not isinstance(new, Mapping):
+        return new
+    if new.get("kind", current.get("kind")) != current.get("kind"):
+        return dict(new)
+    return {**current, **{key: _merge(current.get(key), value) for key, value in new.items()}}
+
+
+def _explain(error: ValidationError, name: str, values: Mapping[str, Any]) -> str:
+    """Say which field is wrong, what was expected and what came."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        tags = {value.get("kind") for value in values.values() if isinstance(value, Mapping)}
+        where = ".".join(str(part) for part in problem["loc"] if part not in tags)
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"field '{where}' of '{name}': {message[:1].lower()}{message[1:]}; got {problem['input']!r}")
+    return "; ".join(lines) + f". 'attar show {name}' lists fields, units and ranges"
+
+
+Method = Callable[..., Any]  # a method's instance: `method(run, *, inputs…) -> artifact`
