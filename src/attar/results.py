@@ -1,0 +1,151 @@
+"""Results of claims: where they lie, whether they still speak of today's code, and what luck would explain.
+
+The ledger and the report read results from here; nothing in this module imports torch, scipy or a claim.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attar.errors import DamagedFile
+
+FAMILY_ALPHA = 0.025  # one-sided, over all claims with a result: the same 2.5 % that a 95 % interval grants one claim
+
+_PACKAGE = Path(__file__).parent
+
+
+def directory() -> Path:
+    """Return the folder of the result files: `results/claims` of a source checkout, else the copy in the package."""
+    checkout = _PACKAGE.parents[1]
+    if (checkout / "pyproject.toml").is_file() and _PACKAGE.parent.name == "src":
+        return checkout / "results" / "claims"
+    return _PACKAGE / "claims" / "results"
+
+
+def results(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the result of each claim by id, with `stale` (bool) and `survives_holm` (bool; None without a p) added.
+
+    A stale result keeps its numbers but no longer decides anything and takes no part in Holm's correction.
+
+    Raises:
+        DamagedFile: a result file is not a JSON object.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted((folder or directory()).glob("*.json")):
+        if "." in file.stem:  # ID.freeze.json
+            continue
+        result = read(file)
+        found[file.stem] = {**result, "stale": bool(reasons_stale(result))}
+    marks = holm({id: r["p"] for id, r in found.items() if r.get("p") is not None and not r["stale"]})
+    return {id: {**result, "survives_holm": marks.get(id)} for id, result in found.items()}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        DamagedFile: the file does not hold one.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DamagedFile(
+            f"{file} cannot be read as JSON ({error}); restore it from git or run the claim again"
+        ) from None
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{file} should hold one JSON object; restore it from git or run the claim again")
+    return value
+
+
+def is_stale(result: Mapping[str, Any]) -> bool:
+    """Say whether the claim's files or a method's version changed since this result was computed."""
+    return bool(reasons_stale(result))
+
+
+def reasons_stale(result: Mapping[str, Any]) -> list[str]:
+    """Return what changed since a result was computed: claim files by SHA-256, methods by `version`."""
+    changed = [f"{module} was edited" for module, sha in result.get("sources", {}).items() if source_sha(module) != sha]
+    for id, used in result.get("methods", {}).items():
+        now = method_version(used["path"])
+        if now != used["version"]:
+            changed.append(f"'{id}' went from version {used['version']} to {now}")
+    return changed
+
+
+def source_sha(module: str) -> str | None:
+    """Return the SHA-256 of a module's source file, without importing it; None if it is gone."""
+    file = _source(module)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else None
+
+
+def method_version(path: str) -> int | None:
+    """Return the `version` of the class that a `module:Class` path names; None if there is no such class.
+
+    Read from the source, so that listing verdicts loads no torch; a class that inherits its version is imported.
+    """
+    module, _, name = path.partition(":")
+    file = _source(module)
+    if file is None:
+        return None
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            written = _written_version(node)
+            if written is not None:
+                return written
+            version = getattr(getattr(importlib.import_module(module), name), "version", None)
+            return version if isinstance(version, int) else None
+    return None
+
+
+def holm(p_values: Mapping[str, float], alpha: float = FAMILY_ALPHA) -> dict[str, bool]:
+    """Return which one-sided p survive Holm's step-down correction at `alpha` over the whole family.
+
+    Sorted upwards, the k-th of m (from 0) survives while p <= alpha / (m - k); the first that does not ends it.
+
+    >>> holm({"a": 0.001, "b": 0.02, "c": 0.012})
+    {'a': True, 'c': True, 'b': True}
+    >>> holm({"a": 0.001, "b": 0.02, "c": 0.013})
+    {'a': True, 'c': False, 'b': False}
+    """
+    marks: dict[str, bool] = {}
+    alive = True
+    for rank, (id, p) in enumerate(sorted(p_values.items(), key=lambda item: (item[1], item[0]))):
+        alive = alive and p <= alpha / (len(p_values) - rank)
+        marks[id] = alive
+    return marks
+
+
+def _written_version(node: ast.ClassDef) -> int | None:
+    for line in node.body:
+        target = (
+            line.target
+            if isinstance(line, ast.AnnAssign)
+            else line.targets[0]
+            if isinstance(line, ast.Assign)
+            else None
+        )
+        value = line.value if isinstance(line, ast.AnnAssign | ast.Assign) else None
+        named = isinstance(target, ast.Name) and target.id == "version"
+        if named and isinstance(value, ast.Constant) and isinstance(value.value, int):
+            return value.value
+    return None
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module of this package, or of an importable module outside it (a claim under test)."""
+    if module.partition(".")[0] == "attar":
+        place = _PACKAGE.joinpath(*module.split(".")[1:])
+        return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    import importlib.util
+
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
