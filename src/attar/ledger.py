@@ -150,8 +150,8 @@ def load_path(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def method_class(id: str) -> type:
-    """Return the method or objective class of a system, importing its module.
+def method_path(id: str) -> str:
+    """Return the `module:Class` path of a system's method or objective.
 
     Raises:
         RecipeError: the id is unknown, or the system has no code yet.
@@ -159,11 +159,17 @@ def method_class(id: str) -> type:
     row = find(id)
     if row.code is None or not exists(row.code):
         raise RecipeError(f"'{id}' ({row.title}) is planned and has no code yet; 'attar systems' shows what works")
-    return load_path(row.code)
+    return row.code
 
 
-def claim_class(id: str) -> type:
-    """Return the claim class of a system, importing its module.
+def method_class(id: str) -> type:
+    """Return the method or objective class of a system, importing its module; raises what `method_path` does."""
+    cls: type = load_path(method_path(id))
+    return cls
+
+
+def claim_path(id: str) -> str:
+    """Return the `module:Class` path of a system's claim.
 
     Raises:
         RecipeError: the id is unknown, or the system has no claim yet.
@@ -172,7 +178,13 @@ def claim_class(id: str) -> type:
     if row.claim is None or not exists(row.claim):
         having = ", ".join(other.id for other in rows() if exists(other.claim)) or "none yet"
         raise RecipeError(f"'{id}' has no claim to check; systems with a claim: {having}")
-    return load_path(row.claim)
+    return row.claim
+
+
+def claim_class(id: str) -> type:
+    """Return the claim class of a system, importing its module; raises what `claim_path` does."""
+    cls: type = load_path(claim_path(id))
+    return cls
 
 
 def id_of(cls: type) -> str | None:

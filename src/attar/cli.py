@@ -1,0 +1,259 @@
+"""The command line: a thin face over the public functions.
+
+With `--json` a command prints exactly one JSON object, the last line of standard output; progress and messages go to
+standard error. A mistake of the person at the keyboard ends with its message and exit code 2, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attar import __version__
+from attar.errors import AttarError
+from attar.overrides import parse_overrides
+
+app = typer.Typer(
+    name="attar",
+    help="Distil a big data set, a big model or a slow sampler into a small, fast one.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
+Folder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        show_default=False,
+        help="Fields and inputs of the method, nested with dots (net.width=64), and of the run: "
+        "seed, out, preset, threads, device, precision, time, copy.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def attar(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Distil a big data set, a big model or a slow sampler into a small, fast one."""
+    if version:
+        typer.echo(f"attar {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    target: Annotated[str, typer.Argument(metavar="ID|RECIPE.yaml", help="A system's id, or a recipe.")],
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Run a method, or go on with a run that was stopped."""
+    overrides = parse_overrides(settings or [])
+    if not target.endswith((".yaml", ".yml")):
+        from attar import ledger
+
+        ledger.method_path(target)  # an unknown or planned method is refused before torch is loaded
+    with _answer(as_json) as answer:
+        from attar import api
+
+        result = api.run_result(target, **overrides)
+        value = {
+            "id": target,
+            "folder": str(result.folder),
+            "fingerprint": result.fingerprint,
+            "seconds": result.seconds,
+            "state": result.state,
+            "reused": result.reused,
+        }
+        answer(value, _show_run)
+
+
+@app.command()
+def systems(
+    family: Annotated[str | None, typer.Option(help="Only this family.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List every system: what works, and how strongly its claim holds."""
+    with _answer(as_json) as answer:
+        from attar import ledger, terminal
+
+        rows = ledger.systems(family)
+        answer({"systems": rows}, lambda value: terminal.show_systems(value["systems"]))
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A system's id.")],
+    as_json: Json = False,
+) -> None:
+    """Show a system: its paper, inputs, fields with units and ranges, presets, claim and an example."""
+    with _answer(as_json) as answer:
+        from attar import catalogue, terminal
+
+        answer(catalogue.entry(id), terminal.show_entry)
+
+
+@app.command()
+def claim(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A system's id.")],
+    *,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds.", show_default="the claim file's")] = None,
+    first_seed: Annotated[int | None, typer.Option(min=0, help="The first seed.", show_default="0")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data.", show_default="the claim file's")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Every arm once, in seconds; gives no verdict.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rerun a paper's claim here: arms, seeds, effect, interval, verdict."""
+    from attar import ledger
+
+    ledger.claim_path(id)
+    with _answer(as_json) as answer:
+        from attar import api, terminal
+
+        answer(api.claim(id, seeds=seeds, first_seed=first_seed, data=data, quick=quick), terminal.show_claim)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or an artifact folder.")],
+    *,
+    data: Annotated[str | None, typer.Option(help="Data to test on.", show_default="the run's")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Training preset.", show_default="the method's")] = None,
+    networks: Annotated[int, typer.Option(min=1, help="Fresh networks an arm.")] = 5,
+    nets: Annotated[str | None, typer.Option(help="Other architectures too, such as mlp,lenet.")] = None,
+    baselines: Annotated[str, typer.Option(help="Arms to compare with; 'none' for none.")] = "random,full",
+    as_json: Json = False,
+) -> None:
+    """Train fresh networks on what a run made, and on its baselines, and compare their test accuracy."""
+    with _answer(as_json) as answer:
+        from attar import api, terminal
+
+        options: dict[str, Any] = {"data": data, "protocol": protocol, "networks": networks}
+        options["nets"] = _names(nets)
+        options["baselines"] = () if baselines == "none" else _names(baselines)
+        answer(api.evaluate(target, **options), terminal.show_arms)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.")],
+    as_json: Json = False,
+) -> None:
+    """Set runs side by side: what differs between their recipes, and their numbers."""
+    with _answer(as_json) as answer:
+        from attar import api, terminal
+
+        answer(api.compare(folders), terminal.show_values)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    to: Annotated[str, typer.Option(help="parquet, imagefolder or npz.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where to write.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Write a run's artifact in another format."""
+    with _answer(as_json) as answer:
+        from attar import api
+
+        written = api.export(folder, to, out)
+        answer({"path": str(written), "format": to}, lambda value: typer.echo(f"wrote {value['path']}"))
+
+
+@app.command()
+def doctor(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time this machine and keep the fastest plan.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Report versions, threads, devices and the data found on this machine."""
+    with _answer(as_json) as answer:
+        from attar import api, terminal
+
+        answer(api.doctor(calibrate=calibrate), terminal.show_values)
+
+
+Answer = Callable[[Any, Callable[[Any], None]], None]
+
+
+@contextlib.contextmanager
+def _answer(as_json: bool) -> Iterator[Answer]:
+    """Give a function that shows a value to a person; with `--json` the value alone reaches standard output."""
+    if not as_json:
+        yield lambda value, show: show(value)
+        return
+    answers: list[Any] = []
+    with contextlib.redirect_stdout(sys.stderr):
+        yield lambda value, show: answers.append(value)
+    _print_json(answers[0])
+
+
+def _print_json(value: Any) -> None:
+    """Print one line of JSON."""
+    from attar.terminal import json_line
+
+    print(json_line(value), flush=True)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Split `mlp,lenet` into names; nothing stays nothing."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show_run(value: dict[str, Any]) -> None:
+    """Print where a run's results lie, or how to go on with an unfinished one."""
+    from attar import terminal
+
+    keys = ("folder", "fingerprint", "seconds", "state")
+    terminal.show_values({key: value[key] for key in keys})
+    if value["reused"]:
+        typer.echo("This run was finished before; nothing was computed anew (copy=1 makes another).")
+    elif value["state"] == "partial":
+        typer.echo("The time budget ended this run; the same command with a larger time= goes on.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=words, prog_name="attar", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = _refuse("stopped", 130, words)
+    except AttarError as error:
+        code = _refuse(str(error), error.exit_code, words)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        sys.stderr.close()
+        code = 1
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise
+        code = _refuse(f"{error.filename or 'the disk'}: {error.strerror}; nothing already saved is lost", 2, words)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a usage error of the command-line parser, whose class moved about
+            if type(error).__name__ != "Abort":
+                raise
+            code = _refuse("stopped", 130, words)
+        else:
+            code = _refuse(f"{error.format_message()} 'attar --help' lists commands and options", 2, words)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str, code: int, words: list[str]) -> int:
+    """Print an error's message, as JSON too where that was asked for, and return the exit code."""
+    print(f"attar: {message}", file=sys.stderr)
+    if "--json" in words:
+        _print_json({"error": message, "exit_code": code})
+    return code

@@ -1,0 +1,189 @@
+"""How the command line shows what the library returns: quiet rich tables for people, one line of JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STATUS_STYLES = {"works": "green", "partial": "yellow", "planned": "dim"}
+VERDICT_STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+
+
+def console() -> Console:
+    """Return a console on the present standard output: plain text, never cut, where that is not a terminal."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=200, soft_wrap=True)
+
+
+def json_line(value: Any) -> str:
+    """Return a value as one line of strict JSON: non-finite numbers become null, paths and the like their text."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of JSON values alone."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return plain(value.item()) if hasattr(value, "item") else str(value)  # NumPy and torch scalars
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = (), title: str = ""
+) -> Table:
+    """Return a table in the house's look; `right` names the columns of numbers."""
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    numbers = set(right)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(as_text(cell)) for cell in row))
+    return made
+
+
+def as_text(value: Any) -> str:
+    """Return a value as it stands in a table: four digits for numbers, a dash for nothing."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return str(value)
+
+
+def effect(result: Mapping[str, Any]) -> str:
+    """Return a claim's effect with its interval: `+0.109 [0.100, 0.118]`; a dash where there is none."""
+    if result.get("effect") is None:
+        return "–"
+    interval = result.get("interval")
+    bounds = f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval and None not in interval else ""
+    return f"{result['effect']:+.3g}{bounds}"
+
+
+def verdict(result: Mapping[str, Any]) -> Text:
+    """Return a verdict in its colour, with its reason, and `stale` where the code has moved on."""
+    name = result.get("verdict")
+    if not name:
+        return Text("–", style="dim")
+    reason = f": {result['reason']}" if result.get("reason") and name == "fails" else ""
+    return Text(name + reason + (" (stale)" if result.get("stale") else ""), style=VERDICT_STYLES.get(name, ""))
+
+
+def show_systems(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the ledger as a table and a line that counts."""
+    cells = [
+        (
+            row["id"],
+            row["title"],
+            row["family"],
+            Text(row["status"], STATUS_STYLES[row["status"]]),
+            verdict(row),
+            effect(row),
+        )
+        for row in rows
+    ]
+    out = console()
+    out.print(table(("id", "title", "family", "status", "claim", "effect"), cells))
+    counts = ", ".join(f"{sum(row['status'] == name for row in rows)} {name}" for name in STATUS_STYLES)
+    out.print(f"{len(rows)} rows: {counts}. 'attar show ID' says more of one.")
+
+
+def show_entry(entry: Mapping[str, Any]) -> None:
+    """Print what there is to say of one system, see `attar.catalogue.entry`."""
+    out = console()
+    out.print(Text(entry["title"], style="bold"))
+    about = [entry["paper"], entry["family"], "base" if entry["base"] else "", entry["status"]]
+    out.print(Text(f"{entry['id']} · " + " · ".join(part for part in about if part), style="dim"))
+    if entry["kind"] == "planned":
+        out.print(f"\nPlanned: there is no code yet. 'attar systems --family {entry['family']}' lists its family.")
+        return
+    out.print(f"\n{entry['summary']}", markup=False)
+    if entry["inputs"]:
+        cells = [(i["name"], i["type"], "needed" if i["required"] else "may be left out") for i in entry["inputs"]]
+        out.print(table(("input", "type", ""), cells))
+    cells = [tuple(field[key] for key in ("name", "default", "type", "range", "note")) for field in entry["fields"]]
+    out.print(table(("field", "default", "type", "range", "note"), cells, right=("default",)))
+    for name, values in entry["presets"].items():
+        settings = " ".join(f"{key}={as_text(value)}" for key, value in values.items())
+        out.print(f"preset={name}: {settings or 'the defaults above'}", markup=False)
+    if entry["claim"]:
+        out.print(f"\nClaim: {entry['claim']['says']}", markup=False)
+        result = Text("Verdict: ").append_text(verdict(entry))
+        out.print(result.append(f"  {effect(entry)}") if entry["verdict"] else "Verdict: none yet")
+    out.print(f"\nExample: {entry['example']}", markup=False)
+
+
+def show_arms(result: Mapping[str, Any]) -> None:
+    """Print the arms of an evaluation: accuracy over networks, storage, training time; then other architectures."""
+    out = console()
+    columns = ("arm", "accuracy", "networks", "images", "bytes", "seconds")
+    out.print(table(columns, [_arm(arm) for arm in result["arms"]], right=columns[1:]))
+    cross = [(entry["net"], *_arm(arm)) for entry in result.get("cross") or [] for arm in entry["arms"]]
+    if cross:
+        out.print(table(("net", *columns), cross, right=columns[1:], title="Other architectures"))
+
+
+def show_claim(result: Mapping[str, Any]) -> None:
+    """Print a claim's result: verdict, effect, interval, and the mean of each arm."""
+    out = console()
+    out.print(Text("Verdict: ").append_text(verdict(result)).append(f"  {effect(result)}"))
+    arms = [(key, result[key], result[f"{key}_std"]) for key in result if f"{key}_std" in result]
+    if arms:
+        out.print(table(("arm", "mean", "std"), arms, right=("mean", "std")))
+    if result.get("replication"):
+        out.print("Other seeds or data than the claim file's: a replication, no result file is written.")
+
+
+def _arm(arm: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return an arm's row: accuracies in per cent, mean ± standard deviation over networks."""
+    spread = f" ± {100 * arm['accuracy_std']:.1f}" if arm.get("accuracy_std") is not None else ""
+    networks = len(arm.get("accuracies") or []) or None
+    accuracy = f"{100 * arm['accuracy']:.1f}{spread} %"
+    return arm["name"], accuracy, networks, arm.get("images"), arm.get("bytes"), arm.get("seconds")
+
+
+def show_values(values: Mapping[str, Any], title: str = "") -> None:
+    """Print a dictionary: one line a value, nested dictionaries as their own tables."""
+    out = console()
+    simple = [(key, value) for key, value in values.items() if not isinstance(value, Mapping) and not _is_rows(value)]
+    if simple:
+        out.print(table(("", ""), simple, title=title) if title else _pairs(simple))
+    for key, value in values.items():
+        name = f"{title}.{key}" if title else str(key)
+        if isinstance(value, Mapping) and value:
+            show_values(value, name)
+        elif _is_rows(value):
+            columns = list(dict.fromkeys(column for row in value for column in row))
+            out.print(table(columns, [[row.get(column) for column in columns] for row in value], title=name))
+
+
+def _pairs(pairs: Iterable[tuple[str, Any]]) -> Table:
+    """Return names and values in two columns without a head."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in pairs:
+        made.add_row(Text(str(key), style="dim"), Text(str(value) if isinstance(value, Path) else as_text(value)))
+    return made
+
+
+def _is_rows(value: Any) -> bool:
+    """Say whether a value is a non-empty list of dictionaries, which makes a table."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
