@@ -1,0 +1,40 @@
+"""Small reference networks. The specs load no torch; what needs it is loaded when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from attar.nets.specs import MLP, NETS, VGG11, AlexNet, ConvNet, LeNet, Net, ResNet18
+
+if TYPE_CHECKING:
+    from attar.nets.initialise import batch_statistics, count_parameters, freeze, fresh, reset
+    from attar.nets.network import Network
+
+__all__ = [
+    "MLP",
+    "NETS",
+    "VGG11",
+    "AlexNet",
+    "ConvNet",
+    "LeNet",
+    "Net",
+    "Network",
+    "ResNet18",
+    "batch_statistics",
+    "count_parameters",
+    "freeze",
+    "fresh",
+    "reset",
+]
+
+_NEED_TORCH = {
+    "Network": "network",
+    **dict.fromkeys(["batch_statistics", "count_parameters", "freeze", "fresh", "reset"], "initialise"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
