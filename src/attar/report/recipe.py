@@ -1,0 +1,114 @@
+"""The recipe of a run as rows of a table, and as the command line that runs it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attar import ledger
+from attar.errors import AttarError, RecipeError
+from attar.overrides import parse_value
+from attar.spec import build, field_notes, to_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One field: its dotted name, its value, the default it differs from (empty where it does not), and its note."""
+
+    name: str
+    value: str
+    default: str
+    note: str
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as dotted names; a nested spec's own name stands for its kind.
+
+    >>> flatten({"ipc": 10, "net": {"kind": "convnet", "width": 64}})
+    {'ipc': 10, 'net': 'convnet', 'net.width': 64}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            if "kind" in value:
+                flat[name] = value["kind"]
+            flat |= flatten({inner: each for inner, each in value.items() if inner != "kind"}, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def method_of(recipe: Mapping[str, Any]) -> type | None:
+    """Return the method's class, or None where this version of Attar does not have it."""
+    try:
+        return ledger.method_class(str(recipe.get("id")))
+    except (AttarError, ImportError, AttributeError):
+        return None
+
+
+def preset_fields(recipe: Mapping[str, Any], preset: str | None) -> dict[str, Any] | None:
+    """Return the flat fields of the recipe's method under a preset, None where either is not known."""
+    cls = method_of(recipe)
+    if cls is None:
+        return None
+    try:
+        built: object = build(cls, {}, preset=preset)
+    except AttarError:
+        return None
+    return flatten(to_json(built))
+
+
+def recipe_rows(recipe: Mapping[str, Any]) -> list[Row]:
+    """Return the fields of a recipe, each with its note and the paper's default where it differs from that."""
+    defaults = preset_fields(recipe, None)
+    cls = method_of(recipe)
+    try:
+        notes = {} if cls is None else field_notes(cls)
+    except (OSError, TypeError):  # the source is not at hand
+        notes = {}
+    rows = []
+    for name, value in flatten(recipe.get("fields", {})).items():
+        differs = defaults is not None and defaults.get(name) != value
+        default = text(defaults[name]) if differs and defaults and name in defaults else ""
+        rows.append(Row(name, text(value), default or ("unset" if differs else ""), notes.get(name, "")))
+    return rows
+
+
+def command_line(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """Return the command that runs a recipe again: the preset, what differs from it, inputs, seed and threads.
+
+    Without the method at hand every field is spelled out.
+    """
+    preset = recipe.get("preset")
+    base = preset_fields(recipe, str(preset) if preset else None)
+    words = ["attar", "run", str(recipe.get("id", ""))]
+    words += [f"{name}={text(value)}" for name, value in flatten(recipe.get("inputs", {})).items()]
+    words += [f"preset={preset}"] if preset else []
+    words += [
+        f"{name}={text(value)}"
+        for name, value in flatten(recipe.get("fields", {})).items()
+        if base is None or base.get(name) != value
+    ]
+    words.append(f"seed={text(recipe.get('seed', 0))}")
+    if plan.get("threads"):
+        words.append(f"threads={text(plan['threads'])}")
+    return shlex.join(words)
+
+
+def text(value: Any) -> str:
+    """Return a JSON value as it is written after `key=`: a string bare unless it would be read as something else.
+
+    >>> text("convnet"), text("7"), text([1, 2]), text(None)
+    ('convnet', '"7"', '[1, 2]', 'null')
+    """
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        as_it_stands = parse_value(value) == value and bool(value.strip())
+    except RecipeError:
+        as_it_stands = False
+    return value if as_it_stands else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,127 @@
+"""An evaluation as a reader meets it: the arms with their intervals, and the result in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attar.report.charts import Bar
+from attar.report.numbers import half_width, percent, t_interval
+
+NOUNS = {"distilled-set": "distilled images", "selection": "chosen images"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one training set came to: accuracies in [0, 1] per network, their mean and sample standard deviation.
+
+    `low` and `high` are the ends of the 95 % t interval of the mean over networks, both the mean for a single network.
+    """
+
+    name: str
+    accuracy: float
+    deviation: float | None
+    accuracies: list[float]
+    networks: int
+    low: float
+    high: float
+    images: int | None
+    bytes: float | None
+    seconds: float | None
+
+    @property
+    def tone(self) -> str:
+        """The colour class of the arm: what was made, the random subset of the same size, or the rest."""
+        return {"random": "second", "full": "rest"}.get(self.name, "first")
+
+
+def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
+    """Read the arms of an evaluation in their order; entries without a finite accuracy are left out."""
+    arms = []
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, Mapping):
+            continue
+        each = [value for value in map(_number, entry.get("accuracies") or []) if value is not None]
+        mean = sum(each) / len(each) if each else _number(entry.get("accuracy"))
+        if mean is None:
+            continue
+        count = len(each) or int(_number(networks) or 1)
+        deviation = _number(entry.get("accuracy_std"))
+        if len(each) > 1:
+            low, high = t_interval(each)
+            deviation = math.sqrt(sum((value - mean) ** 2 for value in each) / (len(each) - 1))
+        else:
+            half = half_width(deviation, count) if deviation is not None and count > 1 else 0.0
+            low, high = mean - half, mean + half
+        images = _number(entry.get("images"))
+        arms.append(
+            Arm(
+                name=str(entry.get("name", "unnamed")),
+                accuracy=mean,
+                deviation=deviation,
+                accuracies=each,
+                networks=count,
+                low=low,
+                high=high,
+                images=None if images is None else int(images),
+                bytes=_number(entry.get("bytes")),
+                seconds=_number(entry.get("seconds")),
+            )
+        )
+    return arms
+
+
+def bars(arms: Sequence[Arm]) -> list[Bar]:
+    """Return the arms as bars; the interval is cut to [0, 1]."""
+    return [
+        Bar(
+            f"{arm.name} · {arm.images:,} images" if arm.images is not None else arm.name,
+            arm.accuracy,
+            max(arm.low, 0.0),
+            min(arm.high, 1.0),
+            arm.tone,
+        )
+        for arm in arms
+    ]
+
+
+def headline(arms: Sequence[Arm], kind: str) -> str:
+    """Say the result in one sentence; where the random subset is as good, it says that instead.
+
+    >>> arms = read_arms([dict(name="distilled", accuracy=0.77, images=100), dict(name="random", accuracy=0.722),
+    ...                   dict(name="full", accuracy=0.84, images=10_000)])
+    >>> headline(arms, "distilled-set").replace("\u202f", " ")
+    '100 images stand in for 10,000: 77.0 % test accuracy, against 72.2 % for as many random ones and 84.0 % for all.'
+    """
+    by_name = {arm.name: arm for arm in arms}
+    made = next((arm for arm in arms if arm.name not in ("random", "full")), None)
+    random, full = by_name.get("random"), by_name.get("full")
+    if made is None:
+        return "; ".join(f"{arm.name}: {percent(arm.accuracy)} test accuracy" for arm in arms) + "."
+    count = "" if made.images is None else f"{made.images:,} "
+    subject = f"{count}{NOUNS.get(kind, 'images')}"
+    reached = f"{percent(made.accuracy)} test accuracy"
+    against = []
+    if random:
+        against.append(f"{percent(random.accuracy)} for as many random ones")
+    if full:
+        against.append(
+            f"{percent(full.accuracy)} for all" if full.images else f"{percent(full.accuracy)} for all the data"
+        )
+    others = f", against {' and '.join(against)}" if against else ""
+    if random and made.accuracy <= random.accuracy:
+        return f"{subject} do no better than random ones: {reached}{others}.".capitalize()
+    if random and made.low <= random.high:
+        others += "; the intervals overlap"
+    if full and full.images and count:
+        return f"{count}images stand in for {full.images:,}: {reached}{others}."
+    return f"{subject} reach {reached}{others}.".capitalize()
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
