@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from attar import results
 from attar.errors import RecipeError, did_you_mean
 
 FAMILIES = (
@@ -95,7 +95,7 @@ def exists(path: str | None) -> bool:
     return module[0] == "attar" and (place.with_suffix(".py").is_file() or (place / "__init__.py").is_file())
 
 
-def status(row: System, results: Mapping[str, Mapping[str, Any]] | None = None) -> Status:
+def status(row: System, decided: Mapping[str, Mapping[str, Any]] | None = None) -> Status:
     """Derive the status of a row.
 
     `planned`: there is no code. `works`: there is code and its claim is decided by a fresh result (whatever the
@@ -105,20 +105,15 @@ def status(row: System, results: Mapping[str, Mapping[str, Any]] | None = None) 
         return "planned"
     if row.claim is None:
         return "works" if row.base else "partial"
-    result = (claim_results() if results is None else results).get(row.id)
+    result = (results.results() if decided is None else decided).get(row.id)
     return "works" if result and result.get("verdict") and not result.get("stale") else "partial"
-
-
-def claim_results() -> Mapping[str, Mapping[str, Any]]:
-    """Return the result of each claim that has one, by id, with `stale` set where the code has moved on since."""
-    folder = _PACKAGE.parents[1] / "results" / "claims"
-    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json")) if "." not in file.stem}
 
 
 def systems(family: str | None = None) -> list[dict[str, Any]]:
     """Return the ledger as plain dictionaries, with status and claim result.
 
-    Keys: `id`, `title`, `family`, `paper`, `base`, `status`, `verdict`, `reason`, `effect`, `interval`, `stale`; those
+    Keys: `id`, `title`, `family`, `paper`, `base`, `status`, `verdict`, `reason`, `effect`, `interval`,
+    `p` (one-sided), `survives_holm` (Holm's correction over all claims), `stale`; those
     about the claim are None (`stale`: False) where it has no result.
 
     Raises:
@@ -128,18 +123,18 @@ def systems(family: str | None = None) -> list[dict[str, Any]]:
         raise RecipeError(
             f"unknown family '{family}'{did_you_mean(family, FAMILIES)} The families are: {', '.join(FAMILIES)}"
         )
-    results = claim_results()
-    return [describe(row, results) for row in rows() if family in (None, row.family)]
+    decided = results.results()
+    return [describe(row, decided) for row in rows() if family in (None, row.family)]
 
 
-def describe(row: System, results: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def describe(row: System, decided: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return one row as a plain dictionary, see `systems`."""
-    results = claim_results() if results is None else results
-    result = results.get(row.id, {})
+    decided = results.results() if decided is None else decided
+    result = decided.get(row.id, {})
     return {
         **{key: getattr(row, key) for key in ("id", "title", "family", "paper", "base")},
-        "status": status(row, results),
-        **{key: result.get(key) for key in ("verdict", "reason", "effect", "interval")},
+        "status": status(row, decided),
+        **{key: result.get(key) for key in ("verdict", "reason", "effect", "interval", "p", "survives_holm")},
         "stale": bool(result.get("stale", False)),
     }
 

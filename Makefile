@@ -1,0 +1,36 @@
+# Everything goes through .venv, which `setup` makes and renews when pyproject.toml or constraints.txt change.
+# TEST=path narrows `make test`; PYTHON=python3.12 chooses the interpreter of a new environment.
+
+BIN := .venv/bin
+PYTHON ?= python3
+TEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench docs format clean
+
+help: ## say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make or renew the environment in .venv
+	@PYTHON=$(PYTHON) scripts/setup.sh
+
+demo: setup ## distil real pictures to ten a class and measure them (at most five minutes)
+	@$(BIN)/python -m attar.demo
+
+test: setup ## run the whole test suite
+	@scripts/test.sh $(TEST)
+
+check: setup ## formatting, lint, types, import layers, versions, documentation
+	@scripts/check.sh
+
+bench: setup ## print the table of speed ratios
+	@$(BIN)/python -m benchmarks
+
+docs: setup ## build the documentation site in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "documentation: site/index.html"
+
+format: setup ## format the source and mend what the linter can
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean: ## remove what the tools leave behind; runs/ and .venv stay
+	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
