@@ -1,0 +1,57 @@
+"""A student: a trained network with everything that was there for training alone stripped off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from attar.artifacts.base import Artifact
+from attar.nets import Net
+from attar.spec import to_json
+
+
+class Student(Artifact):
+    """A trained network and how to build it again.
+
+    Args:
+        module: the trained module.
+        net: its spec.
+        channels: colour channels of its input.
+        size: pixels a side of its input.
+        classes: names of its outputs.
+    """
+
+    kind: ClassVar[str] = "student"
+
+    def __init__(self, module: nn.Module, net: Any, channels: int, size: int, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.net, self.channels, self.size, self.classes = module, net, channels, size, tuple(classes)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of outputs."""
+        return len(self.classes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights and buffers."""
+        return dict(self.module.state_dict())
+
+    def about(self) -> dict[str, Any]:
+        """Return how the network is built."""
+        return {
+            "net": to_json(self.net),
+            "channels": self.channels,
+            "size": self.size,
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Build the network and load its weights."""
+        net = TypeAdapter(Net).validate_python(about["net"])
+        module = net.build(about["channels"], about["size"], len(about["classes"]))
+        module.load_state_dict(dict(tensors))
+        return cls(module.eval(), net, about["channels"], about["size"], tuple(about["classes"]))

@@ -1,0 +1,134 @@
+"""Files that are either whole or not there: written aside, fsynced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attar.errors import AttarError, DamagedFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def home() -> Path:
+    """Return the folder of cached stages, claims and calibration: `ATTAR_HOME`, else `~/.cache/attar`."""
+    return Path(os.environ.get("ATTAR_HOME") or Path.home() / ".cache" / "attar")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write aside; on success it is fsynced and renamed to `path`, on failure it is removed.
+
+    Raises:
+        AttarError: the disk is full or the folder does not permit writing; what stood at `path` still stands.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        _fsync(aside)
+        aside.replace(path)
+        _fsync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if reason := _user_error(error, path):
+            raise AttarError(reason) from error
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, to `path`, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DamagedFile: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(f"{path} is not readable as JSON ({error})") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Save tensors as safetensors, whole or not at all; return the file's size in bytes and its SHA-256."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as aside:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside)
+        size, checksum = aside.stat().st_size, sha256(aside)
+    return size, checksum
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Load a safetensors file.
+
+    Raises:
+        DamagedFile: the file is missing, truncated or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFile(f"{path} does not read as safetensors ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left aside in `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _user_error(error: BaseException, path: Path) -> str | None:
+    """Say what the user can do about an error of the file system, if it is one of theirs to mend."""
+    code = getattr(error, "errno", None)
+    if code in _FULL or "No space left" in str(error) or "os error 28" in str(error) or "os error 27" in str(error):
+        return (
+            f"the disk is full: {path} could not be written. What was saved before is intact; "
+            "free some space and give the same command again"
+        )
+    if code in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"no permission to write {path}; choose another folder with out=FOLDER"
+    if code in {errno.ENOTDIR, errno.EEXIST}:
+        return f"cannot write {path}: a part of that path is a file, not a folder; choose another with out=FOLDER"
+    return None

@@ -1,0 +1,183 @@
+"""A learner: parameters with their own optimizer. `step()` is the one place where gradients of all processes meet."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar.errors import NonFinite
+from attar.spec import spec
+
+if TYPE_CHECKING:
+    from attar.run.optimizers import Constant
+    from attar.run.run import Run
+
+Target = nn.Module | Tensor | Sequence[Tensor]
+
+
+@spec
+class Decay:
+    """An exponential moving average: `average ← decay · average + (1 − decay) · parameters` after each step."""
+
+    decay: float = Field(ge=0, lt=1)
+
+
+class Learner:
+    """Parameters that a run optimises: a module's, one tensor's (synthetic pixels) or several tensors'.
+
+    Made by `run.learner(…)`, which registers it for checkpoints. Schedules and averages count the learner's own steps.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        target: Target,
+        optimizer: Any,
+        *,
+        schedule: Constant | None = None,
+        steps: int = 0,
+        ema: Mapping[str, Decay] | None = None,
+        clip: float | None = None,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        self.run, self.name, self.target = run, name, target
+        self.module = target if isinstance(target, nn.Module) else None
+        self.parameters = _parameters(target)
+        self.spec, self.schedule, self.total_steps = optimizer, schedule, steps
+        self.clip, self.on_nonfinite = clip, on_nonfinite
+        self.optimizer: torch.optim.Optimizer = optimizer.build(self.parameters)
+        self.decays = dict(ema or {})
+        self.ema: dict[str, Any] = {key: _average(target) for key in self.decays}
+        self.steps = 0  # the learner's own
+        self.skipped = 0  # steps left out because a gradient was not finite
+        self._first_bad: dict[str, Tensor] = {}  # term -> loop step at which it first was not finite, else -1
+
+    def update(self, loss: Tensor | Mapping[str, Tensor]) -> None:
+        """Send the gradients of a scalar loss, or of the sum of named terms, to this learner, and step."""
+        self.run.backward(loss, self)
+        self.step()
+
+    def add_grads(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add hand-made gradients, one per parameter (None for none)."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def step(self) -> None:
+        """Sum the gradients over processes, apply them, forget them; then advance schedule and averages."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.run.sum_gradients(gradients)
+        if gradients and self._finite(gradients):
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
+            if self.schedule is not None:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.spec.lr * self.schedule.factor(self.steps, self.total_steps)
+            self.optimizer.step()
+            self.steps += 1
+            self._advance_averages()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def reset(self, initialise: Callable[[Target], object] | None = None) -> None:
+        """Renew what a new outer round renews: optimizer state, own step count and, if given, the parameters."""
+        if initialise is not None:
+            initialise(self.target)
+        self.optimizer = self.spec.build(self.parameters)
+        self.steps = 0
+
+    def watch(self, term: str, value: Tensor) -> None:
+        """Remember, on the device, the first loop step at which `value` is not finite."""
+        bad = ~torch.isfinite(value.detach()).all()
+        first = self._first_bad.get(term)
+        if first is None:
+            first = torch.full((), -1, dtype=torch.int64, device=value.device)
+        here = torch.full_like(first, self.run.step)
+        self._first_bad[term] = torch.where(bad & (first < 0), here, first)
+
+    def raise_if_nonfinite(self) -> None:
+        """Read the flags.
+
+        Raises:
+            NonFinite: a watched loss or gradient was NaN or infinite.
+        """
+        for term, first in self._first_bad.items():
+            if (step := int(first)) >= 0:
+                raise NonFinite(
+                    f"{term} of learner '{self.name}' became NaN or infinite at step {step} of loop "
+                    f"'{self.run.loop_name}'. Nothing after the last checkpoint was saved; "
+                    "lower the learning rate, or give the learner on_nonfinite='skip'"
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters, optimizer, counts and averages."""
+        return {
+            "target": _state(self.target),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "ema": {key: _state(average) for key, average in self.ema.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore in place what `state_dict` gave."""
+        _restore(self.target, state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.skipped = state["steps"], state["skipped"]
+        for key, average in self.ema.items():
+            _restore(average, state["ema"][key])
+        self._first_bad = {}
+
+    def _finite(self, gradients: list[Tensor]) -> bool:
+        norms = torch.stack(torch._foreach_norm(gradients))
+        if self.on_nonfinite == "raise":
+            self.watch("the gradient", norms)
+            return True
+        if finite := bool(torch.isfinite(norms).all()):  # skipping must know now, which costs a synchronisation
+            return finite
+        self.skipped += 1
+        self.run.log({f"{self.name}/skipped": self.skipped})
+        return False
+
+    @torch.no_grad()
+    def _advance_averages(self) -> None:
+        for key, average in self.ema.items():
+            torch._foreach_lerp_(_parameters(average, leaf=False), self.parameters, 1 - self.decays[key].decay)
+            if isinstance(average, nn.Module) and self.module is not None:
+                for mine, theirs in zip(average.buffers(), self.module.buffers(), strict=True):
+                    mine.copy_(theirs)
+
+
+def _parameters(target: Target, *, leaf: bool = True) -> list[Tensor]:
+    if isinstance(target, nn.Module):
+        return [p for p in target.parameters() if p.requires_grad or not leaf]
+    tensors = [target] if isinstance(target, Tensor) else list(target)
+    return [t.requires_grad_() for t in tensors] if leaf else tensors
+
+
+def _average(target: Target) -> Any:
+    if isinstance(target, nn.Module):
+        return copy.deepcopy(target).requires_grad_(False).eval()
+    clones = [t.detach().clone() for t in _parameters(target, leaf=False)]
+    return clones[0] if isinstance(target, Tensor) else clones
+
+
+def _state(target: Any) -> Any:
+    if isinstance(target, nn.Module):
+        return dict(target.state_dict())
+    return _parameters(target, leaf=False)
+
+
+@torch.no_grad()
+def _restore(target: Any, state: Any) -> None:
+    if isinstance(target, nn.Module):
+        target.load_state_dict(state)
+        return
+    for mine, saved in zip(_parameters(target, leaf=False), state, strict=True):
+        mine.copy_(saved)

@@ -1,0 +1,57 @@
+"""metrics.jsonl: one line a record, truncated to the checkpoint when a run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attar.errors import AttarError
+
+
+class MetricsLog:
+    """An append-only file of JSON records."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record; numbers that are not finite become null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        try:
+            self._file.write(json.dumps(clean).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            message = f"{self.path} could not be written ({error.strerror}); what was saved before is intact"
+            raise AttarError(message) from error
+
+    def position(self) -> int:
+        """Make the file durable and return its length in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def truncate(self, length: int) -> None:
+        """Cut the file back to `length` bytes."""
+        self._file.truncate(min(length, self.path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a metrics file; a last line cut short by a kill is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+    return records

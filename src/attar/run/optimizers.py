@@ -1,0 +1,132 @@
+"""Optimizers and schedules as frozen specs, so that `optimizer.lr=0.1` and `optimizer=adam` work in every method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from attar.spec import kinds, spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@spec
+class SGD:
+    """Stochastic gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: float = Field(0.01, ge=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    nesterov: bool = False
+
+    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """Return the torch optimizer over `parameters`."""
+        import torch
+
+        return torch.optim.SGD(
+            parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
+
+
+@spec
+class Adam:
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980)."""
+
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(1e-3, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+
+    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """Return the torch optimizer over `parameters`."""
+        import torch
+
+        return torch.optim.Adam(parameters, self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
+
+
+@spec
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-3, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+
+    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """Return the torch optimizer over `parameters`."""
+        import torch
+
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(parameters, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
+
+
+Optimizer = kinds(SGD | Adam | AdamW)
+
+
+@spec
+class Constant:
+    """The same learning rate throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at `step` of `steps`."""
+        return 1.0
+
+
+@spec
+class Cosine:
+    """Linear warm-up, then half a cosine from 1 down to `final`."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup: int = Field(0, ge=0)  # steps
+    final: float = Field(0.0, ge=0)  # share of the learning rate at the last step
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at `step` of `steps`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        progress = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@spec
+class Linear:
+    """Linear warm-up, then a straight line from 1 down to `final`."""
+
+    kind: Literal["linear"] = "linear"
+    warmup: int = Field(0, ge=0)  # steps
+    final: float = Field(0.0, ge=0)  # share of the learning rate at the last step
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at `step` of `steps`."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        progress = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+        return 1 + (self.final - 1) * progress
+
+
+@spec
+class Drop:
+    """Multiply the learning rate by `by` at each of the given shares of the run."""
+
+    kind: Literal["drop"] = "drop"
+    at: tuple[float, ...] = (0.5,)  # shares of the steps
+    by: float = Field(0.1, gt=0)
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at `step` of `steps`."""
+        return self.by ** sum(step >= share * steps for share in self.at)
+
+
+Schedule = kinds(Constant | Cosine | Linear | Drop)

@@ -1,0 +1,74 @@
+"""The execution plan: threads, chunks, compilation. Chosen once, from a table, and stored with the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import Field
+
+from attar import files
+from attar.errors import RecipeError
+from attar.spec import build, spec
+
+
+@spec
+class Plan:
+    """How work is cut for a device. It changes speed and rounding, never what is computed."""
+
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(1, ge=1)  # of one process
+    chunk: int = Field(64, ge=1)  # images that go through a network together
+    compile: bool = False
+    workers: int = Field(1, ge=1)  # processes that train networks side by side
+
+
+def choose(size: int = 0, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Return the plan for images of `size` pixels a side on the device asked for (default: the one that is there).
+
+    The calibrated table of this machine (`ATTAR_HOME/plans.toml`) goes before the shipped one.
+
+    Raises:
+        RecipeError: the device is not there, or an override does not validate.
+    """
+    chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
+    device = str(chosen.setdefault("device", default_device()))
+    _check_device(device)
+    row = next(r for r in _tables() if r["device"] == device.split(":")[0] and size <= r["max_size"])
+    values = {key: row[key] for key in ("threads", "chunk", "compile", "workers")}
+    values["threads"] = min(values["threads"], os.cpu_count() or 1)
+    values["compile"] = values["compile"] and has_compiler()
+    return build(Plan, {**values, **chosen}, name="plan")
+
+
+def default_device() -> str:
+    """Return `cuda` where torch sees one, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_compiler() -> bool:
+    """Return whether a C++ compiler, which torch.compile needs, is on the path."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    kind = device.split(":")[0]
+    if kind not in {"cpu", "cuda"}:
+        raise RecipeError(f"device '{device}' is not known; use device=cpu or device=cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("device=cuda was asked for, but torch sees no CUDA device; use device=cpu")
+
+
+def _tables() -> list[dict[str, Any]]:
+    shipped = tomllib.loads(resources.files("attar.run").joinpath("plans.toml").read_text())["plan"]
+    mine = files.home() / "plans.toml"
+    return (tomllib.loads(mine.read_text())["plan"] if mine.exists() else []) + shipped

@@ -1,0 +1,434 @@
+"""The run: one piece of work in one folder, with its loops, kept state, learners, randomness, log and stages."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from attar import files
+from attar.errors import AttarError, Interrupted
+from attar.run import keys, progress, signals
+from attar.run.checkpoint import Checkpoint, Checkpoints
+from attar.run.learner import Decay, Learner, Target
+from attar.run.log import MetricsLog
+from attar.run.plan import Plan
+from attar.run.state import Kept, KeptTensor, Stateful
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Stateful)
+
+LOG_RECORDS = 250  # per loop
+
+
+class Run:
+    """One piece of work in one folder. Use as a context manager; methods get it as their first argument.
+
+    Args:
+        folder: where everything of this run lies.
+        seed: the one number that all randomness hangs on.
+        plan: threads, chunks, compilation.
+        recipe: hash of what is run; checkpoints of another recipe are not used.
+        time: budget in seconds; a run cut by it is `partial`.
+        checkpoint_seconds: time between two checkpoints of a loop (it never changes a result).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int = 0,
+        plan: Plan | None = None,
+        recipe: str = "",
+        time: float | None = None,
+        copy: int = 0,
+        checkpoint_seconds: float = 30.0,
+        title: str = "",
+    ) -> None:
+        self.folder, self.seed, self.copy, self.recipe = Path(folder), seed, copy, recipe
+        self.plan = plan or Plan()
+        self.device = torch.device(self.plan.device)
+        self.title = title
+        self.partial = False  # cut by the time budget: never cached, never part of a claim
+        self.parents: dict[str, str] = {}  # stage name -> fingerprint of its artifact
+        self._time, self._checkpoint_seconds = time, checkpoint_seconds
+        self._scope: list[str] = []
+        self._state: dict[str, Stateful] = {}
+        self._loops: set[str] = set()
+        self._loop: str | None = None
+        self._step = 0
+        self._log_due = False
+        self._finishing: str | None = None
+
+    # ------------------------------------------------------------------ life
+
+    def __enter__(self) -> Run:
+        self._exits = contextlib.ExitStack()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._exits.enter_context(_locked(self.folder))
+            self._checkpoints = Checkpoints(self.folder / "checkpoints", self.recipe)
+            self._log = MetricsLog(self.folder / "metrics.jsonl")
+        except PermissionError as error:
+            self._exits.close()
+            raise AttarError(f"no permission to write {self.folder}; choose another folder with out=FOLDER") from error
+        except BaseException:
+            self._exits.close()
+            raise
+        self._exits.callback(self._log.close)
+        self._exits.enter_context(signals.handled())
+        self._exits.enter_context(_threads(self.plan.threads))
+        newest = self._checkpoints.newest()
+        self._replay_until = newest  # until then this start only repeats what is already logged
+        self._log.truncate(newest.log_bytes if newest else 0)
+        self._began = time.monotonic()
+        self._reseed()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this start found a checkpoint to go on from."""
+        return self._checkpoints.newest() is not None
+
+    def forget(self) -> None:
+        """Remove the checkpoints: the artifact is saved."""
+        self._checkpoints.clear()
+
+    # ------------------------------------------------------------------ loops
+
+    @property
+    def step(self) -> int:
+        """The step the current loop is in."""
+        return self._step
+
+    @property
+    def loop_name(self) -> str | None:
+        """The loop that is running, if one is."""
+        return self._loop
+
+    def loop(self, name: str, steps: int) -> Iterator[int]:
+        """Yield the steps of a loop that survives interruption.
+
+        A step ends when the next is asked for; only then are signals honoured and checkpoints written. `break`, `return`
+        and exceptions save nothing. A loop that finished in an earlier start restores its end state and yields nothing.
+
+        Raises:
+            RuntimeError: loops nest, or a name is used twice.
+        """
+        if self._loop is not None:
+            raise RuntimeError(f"loop '{name}' stands inside loop '{self._loop}'; loops do not nest: use a plain for")
+        if name in self._loops:
+            raise RuntimeError(f"loop '{name}' was run before in this run; give every loop its own name")
+        self._loops.add(name)
+        start, finished = self._enter(name)
+        if finished:
+            return
+        self._loop, self._finishing = name, None
+        self._scope.append(name)
+        title = f"{self.title} {name}".strip()
+        try:
+            with progress.task(title, start, steps) as show, signals.deferred():
+                last_saved = time.monotonic()
+                done = start
+                while done < steps and self._finishing is None:
+                    self._begin(done, steps)
+                    yield done
+                    done += 1
+                    show(done, self._note())
+                    last_saved = self._end(name, done, steps, last_saved)
+                if not self.partial:
+                    self._save(name, done, finished=True)
+        finally:
+            self._loop = None
+            self._scope.pop()
+            self._reseed()
+
+    def finish(self, reason: str) -> None:
+        """End the current loop after this step."""
+        self._finishing = reason
+
+    def _enter(self, name: str) -> tuple[int, bool]:
+        """Restore the loop's checkpoint, if there is one; return the steps done and whether it had finished."""
+        found = self._checkpoints.latest(name)
+        if found is None:
+            return 0, False
+        self._restore(found)
+        return found.step, found.finished
+
+    def _begin(self, step: int, steps: int) -> None:
+        self._step = step
+        self._log_due = step % max(1, steps // LOG_RECORDS) == 0 or step == steps - 1
+        self._last_terms: dict[str, float] = {} if self._log_due else getattr(self, "_last_terms", {})
+        self._reseed(step)
+
+    def _end(self, name: str, done: int, steps: int, last_saved: float) -> float:
+        now = time.monotonic()
+        signum = signals.pending()
+        over = self._time is not None and now - self._began > self._time and done < steps
+        if self._log_due:
+            self._check_finite()
+        if signum is not None or over or now - last_saved >= self._checkpoint_seconds:
+            self._save(name, done, finished=False)
+            last_saved = now
+        if signum is not None:
+            raise Interrupted(
+                f"stopped at step {done} of {steps} of '{name}', all saved; the same command goes on from there", signum
+            )
+        if over:
+            self.partial = True
+            self.finish("time budget")
+        return last_saved
+
+    def _save(self, loop: str, step: int, *, finished: bool) -> None:
+        self._check_finite()
+        if self.partial:  # what follows a cut loop is not what the whole run would do
+            return
+        state = {name: dict(item.state_dict()) for name, item in self._state.items()}
+        self._checkpoints.save(loop, step, state, finished=finished, log_bytes=self._log.position())
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state()
+        for name, item in self._state.items():
+            if name not in state:
+                raise RuntimeError(f"'{name}' is not in checkpoint {checkpoint.path.name}; was the method changed?")
+            item.load_state_dict(state[name])
+        if self._replay_until is not None and checkpoint.sequence >= self._replay_until.sequence:
+            self._replay_until = None
+
+    def _check_finite(self) -> None:
+        for item in self._state.values():
+            if isinstance(item, Learner):
+                item.raise_if_nonfinite()
+
+    # ------------------------------------------------------------------ state
+
+    def learner(
+        self,
+        name: str,
+        target: Target,
+        optimizer: Any,
+        *,
+        schedule: Any = None,
+        steps: int = 0,
+        ema: Mapping[str, Decay] | None = None,
+        clip: float | None = None,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> Learner:
+        """Register parameters with their own optimizer.
+
+        Args:
+            name: unique in the run.
+            target: a module (its parameters that require gradients), a tensor, or tensors.
+            optimizer: an optimizer spec (`SGD(lr=…)`).
+            schedule: a schedule spec over the learner's own `steps`.
+            steps: length of the schedule.
+            ema: averages to keep, name to `Decay`.
+            clip: largest gradient norm.
+            on_nonfinite: raise an error, or leave the step out and count it.
+        """
+        made = Learner(
+            self, name, target, optimizer, schedule=schedule, steps=steps, ema=ema, clip=clip, on_nonfinite=on_nonfinite
+        )
+        self._register(name, made)
+        return made
+
+    @overload
+    def keep(self, name: str, value: S) -> S: ...
+    @overload
+    def keep(self, name: str, value: T) -> Kept[T]: ...
+
+    def keep(self, name: str, value: Any) -> Any:
+        """Register what changes during a loop, and return the live object.
+
+        A tensor comes back as it is and is restored in place, an object with `state_dict` too; an immutable value comes
+        back as `Kept` with `.value`.
+        """
+        if isinstance(value, Tensor):
+            self._register(name, KeptTensor(value))
+            return value
+        item = value if isinstance(value, Stateful) else Kept(value)
+        self._register(name, item)
+        return item
+
+    def _register(self, name: str, item: Stateful) -> None:
+        if self._loop is not None:
+            raise RuntimeError(f"'{name}' is registered inside loop '{self._loop}'; register it before the loop")
+        if name in self._state:
+            raise RuntimeError(f"'{name}' is registered twice in this run; names are unique")
+        self._state[name] = item
+
+    # ------------------------------------------------------------------ gradients
+
+    def backward(self, loss: Tensor | Mapping[str, Tensor], *learners: Learner) -> None:
+        """Send the gradients of a scalar loss (or the sum of named terms) to these learners alone."""
+        terms = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
+        total = torch.stack([term.reshape(()) for term in terms.values()]).sum() if len(terms) > 1 else None
+        total = next(iter(terms.values())) if total is None else total
+        parameters = [p for learner in learners for p in learner.parameters]
+        torch.autograd.backward(total, inputs=parameters)
+        for name, term in terms.items():
+            learners[0].watch(name, term)
+        if self._log_due:
+            self.log({f"{learners[0].name}/{name}": term for name, term in terms.items()})
+
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Sum gradients over processes, in place; one process has nothing to do."""
+        if self.world > 1 and gradients:
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    # ------------------------------------------------------------------ processes
+
+    @property
+    def world(self) -> int:
+        """The number of processes that work on this run."""
+        on = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return torch.distributed.get_world_size() if on else 1
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return torch.distributed.get_rank() if self.world > 1 else 0
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Concatenate a tensor over processes along its first dimension, differentiably; identity on one process."""
+        if self.world == 1:
+            return tensor
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(tensor))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor of counts or sums over processes, without gradient; identity on one process."""
+        if self.world > 1:
+            tensor = tensor.detach().clone()
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def shard(self, count: int) -> slice:
+        """Return this process's share of `count` items: the whole on one process."""
+        bounds = [count * rank // self.world for rank in range(self.world + 1)]
+        return slice(bounds[self.rank], bounds[self.rank + 1])
+
+    # ------------------------------------------------------------------ randomness
+
+    def rng(self, name: str, *counters: int) -> torch.Generator:
+        """Return a CPU generator that depends on seed, scope (loop), name and counters alone."""
+        return keys.generator(self.seed, self._scope, name, counters)
+
+    def key(self, name: str, *counters: int) -> int:
+        """Return a 63-bit integer that depends on seed, scope (loop), name and counters alone."""
+        return keys.key(self.seed, self._scope, name, counters)
+
+    def _reseed(self, *counters: int) -> None:
+        keys.seed_globals(keys.key(self.seed, self._scope, f"globals of rank {self.rank}", counters))
+
+    # ------------------------------------------------------------------ plan
+
+    def chunks(self, classes: int, images_per_class: int, *, whole: bool = False) -> Iterator[slice]:
+        """Yield equal slices of the classes that the plan says go through a network together.
+
+        Networks with batch statistics (`whole`) get all classes at once: a batch of one class would cancel its mean.
+        """
+        fitting = [d for d in range(1, classes + 1) if classes % d == 0 and d * images_per_class <= self.plan.chunk]
+        size = classes if whole else max(fitting, default=1)
+        for start in range(0, classes, size):
+            yield slice(start, start + size)
+
+    def compiled(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return the function compiled for static shapes, if the plan says so."""
+        return torch.compile(function, dynamic=False) if self.plan.compile else function
+
+    # ------------------------------------------------------------------ log
+
+    def log(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Write named numbers to metrics.jsonl, with loop and step."""
+        if self._replay_until is not None:
+            return
+        numbers = {name: float(value) for name, value in {**(values or {}), **more}.items()}
+        if self._loop is not None:
+            self._last_terms.update(numbers)
+        where = {"loop": self._loop, "step": self._step} if self._loop else {"loop": None}
+        self._log.write({**where, "time": round(time.monotonic() - self._began, 3), **numbers})
+
+    def _note(self) -> str:
+        shown = list(self._last_terms.items())[:2]
+        return " · ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in shown)
+
+    # ------------------------------------------------------------------ stages
+
+    def stage(self, name: str, method: Any, *, seed: int | None = None, **inputs: Any) -> Any:
+        """Run a method as a cached child run and return its artifact.
+
+        The cache's key holds method, version, fields, seed, fingerprints of the inputs and the plan; the caller's seed
+        never leaks in. `seed` defaults to the run's `copy` (0), so that stages are shared between runs.
+        """
+        from attar.run.stage import stage
+
+        with self._pushed(name):
+            artifact = stage(self, name, method, self.copy if seed is None else seed, inputs)
+        self.parents[name] = artifact.fingerprint
+        return artifact
+
+    def map(self, name: str, function: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
+        """Apply a picklable function to items in `plan.workers` processes of `plan.threads` threads; keep the order."""
+        from attar.run.fan_out import fan_out
+
+        return fan_out(name, function, list(items), workers=self.plan.workers, threads=self.plan.threads)
+
+    def child(self, folder: Path, *, seed: int, recipe: str, title: str) -> Run:
+        """Return a run inside this one: same plan, what is left of the time budget."""
+        left = None if self._time is None else max(0.0, self._time - (time.monotonic() - self._began))
+        interval = self._checkpoint_seconds
+        return Run(
+            folder, seed=seed, plan=self.plan, recipe=recipe, time=left, checkpoint_seconds=interval, title=title
+        )
+
+    @contextlib.contextmanager
+    def _pushed(self, name: str) -> Iterator[None]:
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
+            torch.set_num_threads(self.plan.threads)
+            self._reseed(*([self._step] if self._loop else []))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a second process refuses clearly, and a dead one's lock counts for nothing."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        message = f"another process is working in {folder}; wait for it to end, or choose another folder with out=FOLDER"
+        raise AttarError(message) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+

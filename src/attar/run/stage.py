@@ -1,0 +1,98 @@
+"""Running a method in a folder, and stages: cached child runs that many runs share."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from attar import files
+from attar.artifacts import load
+from attar.run.plan import Plan
+from attar.run.provenance import provenance
+from attar.run.run import Run
+from attar.spec import digest, to_json
+
+
+def execute(run: Run, method: Any, inputs: Mapping[str, Any]) -> Any:
+    """Call a method on an open run, save its artifact, and note in run.json how it went; return the artifact."""
+    began = time.monotonic()
+    record = _record(run)
+    before = record.get("seconds", 0.0)
+    record |= {"state": "running", "starts": record.get("starts", 0) + 1, "provenance": provenance()}
+    files.write_json(run.folder / "run.json", record)
+    artifact = method(run, **inputs)
+    artifact.parents = {**artifact.parents, **run.parents}
+    artifact.save(run.folder / "artifact")
+    record |= {
+        "state": "partial" if run.partial else "finished",
+        "seconds": round(before + time.monotonic() - began, 3),
+        "fingerprint": artifact.fingerprint,
+    }
+    files.write_json(run.folder / "run.json", record)
+    if not run.partial:
+        run.forget()
+    return artifact
+
+
+def stage(parent: Run, name: str, method: Any, seed: int, inputs: Mapping[str, Any]) -> Any:
+    """Return the artifact of a stage from the cache, or run it; see `Run.stage`."""
+    key = stage_key(method, seed, inputs, parent.plan)
+    folder = files.home() / "stages" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if _state(folder) == "finished":
+            return load(folder / "artifact")
+        with parent.child(folder, seed=seed, recipe=key, title=f"{parent.title} {name}".strip()) as child:
+            artifact = execute(child, method, inputs)
+        parent.partial = parent.partial or child.partial
+    return artifact
+
+
+def stage_key(method: Any, seed: int, inputs: Mapping[str, Any], plan: Plan) -> str:
+    """Return the hex key of a stage: method, version, fields, seed, inputs, device, precision, threads, torch."""
+    return digest(
+        {
+            "method": f"{type(method).__module__}:{type(method).__qualname__}",
+            "version": method.version,
+            "fields": to_json(method),
+            "seed": seed,
+            "inputs": {name: fingerprint(value) for name, value in inputs.items()},
+            "device": plan.device.split(":")[0],
+            "plan": {k: v for k, v in to_json(plan).items() if k not in {"device", "workers"}},
+            "torch": torch.__version__,
+        }
+    )[:40]
+
+
+def fingerprint(value: Any) -> Any:
+    """Return what identifies an input: its fingerprint, a module's weights' fingerprint, or a plain value itself.
+
+    Raises:
+        TypeError: the value has none of these.
+    """
+    if isinstance(known := getattr(value, "fingerprint", None), str):
+        return known
+    if isinstance(value, torch.nn.Module):
+        from attar.artifacts import fingerprint_of
+
+        return fingerprint_of(value.state_dict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_json(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be the input of a stage: it has no fingerprint")
+
+
+def _record(run: Run) -> dict[str, Any]:
+    path = run.folder / "run.json"
+    return dict(files.read_json(path)) if path.exists() else {}
+
+
+def _state(folder: Any) -> str | None:
+    path = folder / "run.json"
+    return files.read_json(path).get("state") if path.exists() else None

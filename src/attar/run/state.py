@@ -1,0 +1,118 @@
+"""State as one tree: nested containers of tensors and JSON values, packed for a checkpoint and restored from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything that can be saved and restored in place."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state as a tree of tensors and JSON values."""
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Restore the state in place."""
+
+
+class Kept(Generic[T]):
+    """An immutable value (number, string, tuple, JSON) that a run keeps: read and write `.value`.
+
+    >>> count = Kept(0)
+    >>> count.value += 1
+    >>> count.value
+    1
+    """
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the value under its one key."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the value."""
+        self.value = state["value"]
+
+
+class KeptTensor:
+    """A tensor that a run keeps, restored in place."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensor under its one key."""
+        return {"tensor": self.tensor}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy the saved values into the live tensor."""
+        with torch.no_grad():
+            self.tensor.copy_(state["tensor"])
+
+
+def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Turn a tree into JSON, moving its tensors into `tensors` under their paths.
+
+    Tensors that are the same memory (tied weights) are stored once.
+
+    Raises:
+        TypeError: the tree holds something that is neither container, tensor nor JSON value.
+    """
+    if isinstance(value, Tensor):
+        return {"$tensor": _store(value, tensors, path)}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: pack(item, tensors, f"{path}.{key}") for key, item in value.items()}
+        pairs = [[pack(k, tensors), pack(v, tensors, f"{path}.{k}")] for k, v in value.items()]
+        return {"$pairs": pairs}
+    if isinstance(value, tuple):
+        return {"$tuple": [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]}
+    if isinstance(value, list):
+        return [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+        return {"$float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"state at '{path.lstrip('.')}' is a {type(value).__name__}; keep tensors and JSON values only")
+
+
+def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Turn what `pack` gave back into the tree."""
+    if isinstance(tree, list):
+        return [unpack(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$pairs" in tree:
+        return {unpack(key, tensors): unpack(item, tensors) for key, item in tree["$pairs"]}
+    if "$tuple" in tree:
+        return tuple(unpack(item, tensors) for item in tree["$tuple"])
+    if "$float" in tree:
+        return float(tree["$float"])
+    return {key: unpack(item, tensors) for key, item in tree.items()}
+
+
+def _store(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> str:
+    tensor = tensor.detach()
+    for name, other in tensors.items():
+        if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape and tensor.numel() and _alike(other, tensor):
+            return name
+    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+    name = path.lstrip(".") or "value"
+    tensors[name] = tensor
+    return name
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.stride() == b.stride() and a.device == b.device
