@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+
+from attar.artifacts import Artifact, DistilledSet, Selection, Student
+from attar.data import Images
+from attar.nets import MLP
 
 HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(1)>\"'"
 
@@ -18,14 +20,15 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def real_images(classes: list[str], channels: int, size: int, each: int = 6) -> Any:
-    """Stand in for `Images` with the attributes that the report reads."""
+def real_images(classes: list[str], channels: int, size: int, each: int = 6) -> Images:
     rng = torch.Generator().manual_seed(7)
-    labels = torch.arange(len(classes)).repeat_interleave(each)
-    pixels = torch.randint(0, 256, (len(labels), channels, size, size), generator=rng, dtype=torch.uint8)
-    by_class = [(labels == index).nonzero().flatten() for index in range(len(classes))]
-    return SimpleNamespace(
-        pixels=pixels, labels=labels, classes=classes, channels=channels, size=size, by_class=by_class
+    return Images(
+        pixels=torch.randint(0, 256, (len(classes) * each, channels, size, size), generator=rng, dtype=torch.uint8),
+        labels=torch.arange(len(classes)).repeat_interleave(each),
+        classes=tuple(classes),
+        mean=torch.full((channels,), 0.4),
+        std=torch.full((channels,), 0.3),
+        source="fashion-mnist-mini",
     )
 
 
@@ -58,12 +61,8 @@ def metrics(steps: int = 300) -> str:
     return "\n".join(lines) + '\n{"loop": "match", "st'  # a killed process leaves half a line
 
 
-def build_run(
-    folder: Path, classes: list[str], channels: int = 1, size: int = 8, ipc: int = 2, *, kind: str = "distilled-set"
-) -> Path:
+def build_run(folder: Path, data: Images, ipc: int = 2, *, kind: str = "distilled-set") -> Path:
     """Write a finished and evaluated run of `dm` by hand."""
-    rng = torch.Generator().manual_seed(1)
-    count = ipc * len(classes)
     write(
         folder / "recipe.json",
         {
@@ -83,21 +82,28 @@ def build_run(
     )  # fmt: skip
     (folder / "metrics.jsonl").write_text(metrics())
     write(folder / "evaluation.json", evaluation())
-    head = {"kind": kind, "format": 1, "fingerprint": "ab12" * 16, "parents": {"data": "dada" * 16}, "provenance": {}}
-    if kind == "distilled-set":
-        tensors = {
-            "images": torch.randn(count, channels, size, size, generator=rng),
-            "labels": torch.arange(len(classes)).repeat_interleave(ipc),
-        }
-        head |= {"mean": [0.4] * channels, "std": [0.3] * channels, "space": "normalised"}
-        head |= {"classes": classes, "channels": channels, "size": size}
-    else:
-        tensors = {"indices": torch.arange(count)}
-    write(folder / "artifact" / "artifact.json", head)
-    save_file(tensors, folder / "artifact" / "tensors.safetensors")
+    artifact(data, ipc, kind).save(folder / "artifact")
     return folder
 
 
+def artifact(data: Images, ipc: int, kind: str) -> Artifact:
+    rng = torch.Generator().manual_seed(1)
+    if kind == "distilled-set":
+        shape = (ipc * data.num_classes, data.channels, data.size, data.size)
+        return DistilledSet(
+            torch.randn(shape, generator=rng), torch.arange(data.num_classes).repeat_interleave(ipc), data
+        )
+    if kind == "selection":
+        return Selection(data.draw(ipc, rng).flatten(), data.fingerprint, data.source)
+    spec = MLP()
+    return Student(spec.build(data.channels, data.size, data.num_classes), spec, data.channels, data.size, data.classes)
+
+
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    return build_run(tmp_path / "dm-fashion-mnist-mini-s3-c0ffee00", ["T-shirt/top", "Ankle boot", HOSTILE])
+def real() -> Images:
+    return real_images(["T-shirt/top", "Ankle boot", HOSTILE], 1, 8)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, real: Images) -> Path:
+    return build_run(tmp_path / "dm-fashion-mnist-mini-s3-c0ffee00", real)

@@ -44,7 +44,7 @@ def contact_sheet(images: torch.Tensor, columns: int | None = None, scale: int =
     return Image.fromarray(sheet)
 
 
-def picture(image: torch.Tensor) -> Image.Image:
+def to_pil(image: torch.Tensor) -> Image.Image:
     """Return one image, `[C, H, W]` in [0, 1] (clipped) or uint8, as it is: a pixel for a pixel, grey kept grey.
 
     Raises:

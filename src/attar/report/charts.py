@@ -31,15 +31,13 @@ class Bar:
     tone: str = "rest"
 
 
-def bar_chart(bars: Sequence[Bar], title: str, form: Callable[[float], str] = percent, width: int = 460) -> Markup:
-    """Draw horizontal bars from zero with their intervals, each with its label above and its value at the axis' end.
+def bar_chart(bars: Sequence[Bar], title: str, width: int = 460) -> Markup:
+    """Draw shares in [0, 1] as horizontal bars from zero with their intervals, the label above and the value beside.
 
-    Lengths are proportional to values. Values are shares or counts, so never negative.
+    Lengths are proportional to values; the axis ends at 100 % or at the next round number above the highest interval.
     """
     row, top, left, right = 44, 6, 4, 76
-    ticks = nice_ticks(0, max([bar.high for bar in bars] + [bar.value for bar in bars] + [1e-9]))
-    if form is percent and ticks[-1] > 1 >= max(bar.value for bar in bars):
-        ticks = [tick for tick in ticks if tick <= 1]
+    ticks = nice_ticks(0, max([bar.high for bar in bars] + [bar.value for bar in bars] + [1e-3]))
     span = width - left - right
     height = top + row * len(bars) + 24
 
@@ -49,12 +47,14 @@ def bar_chart(bars: Sequence[Bar], title: str, form: Callable[[float], str] = pe
     bottom = top + row * len(bars)
     parts = [_line("grid", x(tick), top, x(tick), bottom) for tick in ticks]
     parts += [
-        _text("tick", x(tick), bottom + 16, form(tick) if tick else "0", "middle") for tick in ticks[:: _every(ticks)]
+        _text("tick", x(tick), bottom + 16, f"{short(100 * tick)}\u202f%" if tick else "0", "middle") for tick in ticks
     ]
     for index, bar in enumerate(bars):
         y = top + row * index
         known = bar.high > bar.low
-        words = f"{bar.label}: {form(bar.value)}" + (f", interval {form(bar.low)} to {form(bar.high)}" if known else "")
+        words = f"{bar.label}: {percent(bar.value)}" + (
+            f", interval {percent(bar.low)} to {percent(bar.high)}" if known else ""
+        )
         parts.append(_text("label", left, y + 13, bar.label, "start"))
         parts.append(
             f'<rect class="bar {escape(bar.tone)}" x="{x(0):.2f}" y="{y + 18}" width="{x(bar.value) - x(0):.2f}" '
@@ -64,8 +64,8 @@ def bar_chart(bars: Sequence[Bar], title: str, form: Callable[[float], str] = pe
             middle = y + 27
             parts.append(_line("whisker", x(bar.low), middle, x(bar.high), middle))
             parts += [_line("whisker", x(end), middle - 4, x(end), middle + 4) for end in (bar.low, bar.high)]
-        parts.append(_text("value", width - right + 10, y + 32, form(bar.value), "start"))
-    description = "; ".join(f"{bar.label} {form(bar.value)}" for bar in bars)
+        parts.append(_text("value", width - right + 10, y + 32, percent(bar.value), "start"))
+    description = "; ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
     return _svg(parts, width, height, title, description)
 
 
@@ -74,8 +74,8 @@ def line_chart(
 ) -> Markup:
     """Draw a logged value over its steps: the range it really took, faint, under a smoothed line.
 
-    The axis is logarithmic where the values are positive and span two decades or more. Values that are not finite leave
-    a gap. `steps` and `values` have the same length.
+    The axis is logarithmic where the values are positive and span two decades. Values that are not finite are
+    left out. `steps` and `values` have the same length.
     """
     points = [(float(s), float(v)) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
     if not points:
@@ -151,11 +151,6 @@ def extremes(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
         part = points[bucket * len(points) // BUCKETS : (bucket + 1) * len(points) // BUCKETS]
         kept += sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
     return kept
-
-
-def _every(ticks: Sequence[float]) -> int:
-    """Return the stride at which the labels of an axis do not run into each other."""
-    return 1 if len(ticks) <= 6 else 2
 
 
 def _svg(parts: Sequence[str], width: float, height: float, title: str, description: str) -> Markup:

@@ -55,8 +55,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def spans_decades(values: Sequence[float]) -> bool:
-    """Say whether the values are positive and their largest is a hundred times their smallest, or more."""
-    return min(values) > 0 and max(values) >= 100 * min(values)
+    """Say whether the values are positive and span two decades, the lowest and highest fiftieth of them left aside."""
+    ordered = sorted(values)
+    aside = len(ordered) // 50
+    return ordered[0] > 0 and ordered[-1 - aside] >= 100 * ordered[aside]
 
 
 def short(value: float) -> str:
@@ -74,13 +76,13 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) < 1e15 and abs(value) >= 1e4 else f"{value:.3g}"
 
 
-def percent(value: float, digits: int = 1) -> str:
+def percent(value: float) -> str:
     """Return a share in [0, 1] as a percentage, a thin no-break space before the sign.
 
     >>> percent(0.7696).replace("\u202f", " ")
     '77.0 %'
     """
-    return f"{100 * value:.{digits}f}\u202f%"
+    return f"{100 * value:.1f}\u202f%"
 
 
 def bytes_text(count: float) -> str:

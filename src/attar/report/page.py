@@ -102,6 +102,7 @@ def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
         "command": recipes.command_line(run.recipe, run.plan),
         "fields": recipes.recipe_rows(run.recipe),
         "recipe_note": _recipe_note(run.recipe),
+        "defaults_known": recipes.preset_fields(run.recipe, None) is not None,
         "provenance": list(_provenance(run)),
     }
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attar.artifacts.picture import picture
-from attar.files import load_tensors
+from attar.artifacts.picture import to_pil
+from attar.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -49,53 +49,43 @@ class Gallery:
 
 
 def gallery(artifact: Mapping[str, Any], folder: Path, data: Images | Splits | None) -> Gallery | None:
-    """Gather the pictures of an artifact; None where it has none to show (a student, a selection without its data)."""
-    real = _training_images(data)
-    made, labels = _made(artifact, folder, real)
-    if made is None or labels is None or made.shape[1] not in (1, 3):
+    """Gather the pictures of an artifact; None where it has none to show (a student, a selection without its data).
+
+    Raises:
+        AttarError: the artifact is damaged, or a selection was not made from `data`.
+    """
+    real: Images | None = getattr(data, "train", data)  # type: ignore[arg-type]  # the data layer loads torch
+    made = _made(folder, real) if artifact.get("kind") in ("distilled-set", "selection") else None
+    if made is None or made[0].shape[1] not in (1, 3):
         return None
-    names = [str(name) for name in artifact.get("classes") or (real.classes if real else ())]
-    count = max(len(names), int(labels.max()) + 1)
-    names += [f"class {index}" for index in range(len(names), count)]
+    images, labels, names = made
     rows = []
     for index, name in enumerate(names[:CLASSES_SHOWN]):
         mine = (labels == index).nonzero().flatten()
-        shown = [data_uri(image) for image in made[mine[:MADE_SHOWN]]]
+        shown = [data_uri(image) for image in images[mine[:MADE_SHOWN]]]
         rows.append(ClassRow(name, shown, _real(real, index, name), len(mine)))
-    return Gallery(rows, count, len(made), int(made.shape[-1]))
+    return Gallery(rows, len(names), len(images), int(images.shape[-1]))
 
 
 def data_uri(image: torch.Tensor) -> str:
     """Return one `[C, H, W]` image in [0, 1], or of bytes, as the data URI of a PNG file."""
     file = io.BytesIO()
-    picture(image).save(file, "PNG", optimize=True)
+    to_pil(image).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _made(
-    artifact: Mapping[str, Any], folder: Path, real: Images | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the images, `[N, C, H, W]` in [0, 1] or bytes, and the labels `[N]` of an artifact, if it has images."""
-    import torch
+def _made(folder: Path, real: Images | None) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]] | None:
+    """Return images `[N, C, H, W]` (in [0, 1] or bytes), labels `[N]` and class names of an artifact, if any."""
+    from attar.artifacts import DistilledSet, Selection, load
 
-    file = folder / "tensors.safetensors"
-    if not file.is_file():
-        return None, None
-    tensors = load_tensors(file)
-    if "images" in tensors and "labels" in tensors:
-        images, labels = tensors["images"].float(), tensors["labels"]
-        shape = (1, -1, 1, 1)
-        images = images * torch.tensor(artifact["std"]).reshape(shape) + torch.tensor(artifact["mean"]).reshape(shape)
-        return images, labels.argmax(1) if labels.ndim == 2 else labels
-    if "indices" in tensors and real is not None:
-        chosen = tensors["indices"].long()
-        return real.pixels[chosen], real.labels[chosen]
-    return None, None
-
-
-def _training_images(data: Images | Splits | None) -> Images | None:
-    train: Images | None = getattr(data, "train", data)  # type: ignore[arg-type]  # the data layer loads torch
-    return train
+    artifact = load(folder)
+    if isinstance(artifact, DistilledSet):
+        return artifact.pixels(), artifact.hard_labels(), artifact.classes
+    if isinstance(artifact, Selection) and real is not None:
+        if real.fingerprint != artifact.of:
+            raise DataError(f"it was chosen from {artifact.source}, and '{real.source}' is not the same data")
+        return real.pixels[artifact.indices], real.labels[artifact.indices], real.classes
+    return None
 
 
 def _real(real: Images | None, index: int, name: str) -> list[str]:
