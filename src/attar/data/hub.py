@@ -1,0 +1,165 @@
+"""Hugging Face data sets and local Parquet files, through the optional package `datasets`."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from attar.data.arrays import from_arrays
+from attar.data.constants import BY_NAME
+from attar.data.folder import FORMATS, decode
+from attar.data.images import Images
+from attar.data.sources import Splits, paired
+from attar.errors import DataError, did_you_mean
+
+IMAGE_COLUMNS = ("image", "img", "images", "pixels", "picture")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "y")
+TRAIN_SPLITS = ("train", "training")
+TEST_SPLITS = ("test", "validation", "valid", "val")
+
+
+def read_hub(name: str, source: str) -> Splits:
+    """Read a data set of the Hugging Face hub, or of its local cache.
+
+    Raises:
+        DataError: `datasets` is not installed, the hub cannot be reached, or the set has no images with labels.
+    """
+    datasets = _datasets(source)
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # network, permission, name and format errors of half a dozen packages
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"data '{source}': the hub's data set '{name}' could not be loaded: {reason}") from None
+    return from_datasets(loaded, source, name)
+
+
+def read_parquet(path: Path, source: str) -> Splits:
+    """Read one Parquet file, or a folder with `train*.parquet` and `test*.parquet` (or a `data` folder of such files).
+
+    Raises:
+        DataError: `datasets` is not installed, no such files, or no column of images or labels in them.
+    """
+    datasets = _datasets(source)
+    if path.is_file():
+        return from_datasets(_table(datasets, [path], source), source)
+    files = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
+    parts = {split: [f for f in files if f.name.startswith(split)] for split in (*TRAIN_SPLITS, *TEST_SPLITS)}
+    tables = {split: _table(datasets, found, source) for split, found in parts.items() if found}
+    if not tables and files:
+        tables = {"train": _table(datasets, files, source)}
+    if not tables:
+        raise DataError(f"data '{source}' needs .parquet files in {path.absolute()}; there are none")
+    return from_datasets(tables, source)
+
+
+def from_datasets(given: Any, source: str = "datasets", name: str = "") -> Splits:
+    """Make splits of a `Dataset` or of a mapping of split names to them (a `DatasetDict`).
+
+    Raises:
+        DataError: no training split, or no column of images or labels.
+    """
+    if not hasattr(given, "keys"):
+        given = {"train": given}
+    train_name = next((split for split in TRAIN_SPLITS if split in given), None)
+    if train_name is None:
+        raise DataError(f"data '{source}' has no training split; it has: {', '.join(given)}")
+    train = _images(given[train_name], source, name, None)
+    test_name = next((split for split in TEST_SPLITS if split in given), None)
+    splits = paired(train, _images(given[test_name], source, name, train.classes) if test_name else None)
+    if test_name and test_name != "test":
+        return Splits(splits.train, splits.test, f"{source} has no test split: its split '{test_name}' is used")
+    return splits
+
+
+def _datasets(source: str) -> Any:
+    if importlib.util.find_spec("datasets") is None:
+        raise DataError(f"data '{source}' needs the package 'datasets': install it with pip install 'attar[hf]'")
+    import datasets
+
+    return datasets
+
+
+def _table(datasets: Any, files: list[Path], source: str) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # Not through load_dataset, which would copy every file into a cache.
+        return datasets.Dataset(pyarrow.concat_tables([pyarrow.parquet.read_table(file) for file in files]))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"data '{source}': {files[0]} cannot be read as Parquet: {error}") from None
+
+
+def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | None) -> Images:
+    if not len(dataset):
+        raise DataError(f"data '{source}' is empty")
+    image_column = _column(dataset, IMAGE_COLUMNS, "images", source)
+    label_column = _column(dataset, LABEL_COLUMNS, "labels", source)
+    raw = dataset.data.column(label_column).to_pylist()
+    if any(label is None for label in raw):
+        raise DataError(f"column '{label_column}' of '{source}' has rows without a label")
+    names = classes or tuple(getattr(dataset.features[label_column], "names", None) or ())
+    if isinstance(raw[0], str):
+        names = names or tuple(sorted(set(raw)))
+        if unknown := set(raw) - set(names):
+            raise DataError(f"'{source}' has labels that the training split lacks: {', '.join(sorted(unknown)[:5])}")
+        raw = [names.index(label) for label in raw]
+    pixels = _stack(dataset.data.column(image_column).to_pylist(), source)
+    mean, std = BY_NAME.get(name.rsplit("/", maxsplit=1)[-1].lower(), (None, None))
+    if mean and (pixels.ndim == 3) != (len(mean) == 1):
+        mean = std = None
+    return from_arrays(pixels, raw, names or None, source=source, mean=mean, std=std)
+
+
+def _column(dataset: Any, known: tuple[str, ...], what: str, source: str) -> str:
+    columns: Iterable[str] = dataset.column_names
+    kind = "Image" if what == "images" else "ClassLabel"
+    typed = [column for column in columns if type(dataset.features[column]).__name__ == kind]
+    named = [column for column in known if column in columns]
+    if len(typed) == 1:
+        return typed[0]
+    if named:
+        return named[0]
+    hint = did_you_mean(known[0], columns)
+    raise DataError(f"data '{source}' has no column of {what} ({', '.join(known)}); it has {', '.join(columns)}{hint}")
+
+
+def _stack(rows: list[Any], source: str) -> np.ndarray:
+    """Stack rows that are encoded pictures (bytes, or {bytes, path}) or nested lists of numbers."""
+    images: list[np.ndarray] = []
+    for place, row in enumerate(rows):
+        name = f"image {place} of '{source}'"
+        data = row.get("bytes") if isinstance(row, dict) else row
+        if isinstance(data, bytes):
+            try:
+                with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                    image = decode(picture, name)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise DataError(f"{name} cannot be read as a picture: {error}") from None
+        elif isinstance(data, list):
+            image = _numbers(data, name)
+        else:
+            raise DataError(f"{name} is neither an encoded picture nor numbers; got {type(data).__name__}")
+        if images and image.shape != images[0].shape:
+            raise DataError(
+                f"images of '{source}' differ: the first is {images[0].shape}, number {place} {image.shape}"
+            )
+        images.append(image)
+    return np.stack(images)
+
+
+def _numbers(values: list[Any], name: str) -> np.ndarray:
+    try:
+        image = np.array(values)
+    except ValueError:
+        raise DataError(f"{name} is a ragged list of numbers") from None
+    # Arrow hands out plain integers: what fits into a byte was one.
+    if image.dtype.kind == "i" and image.size and image.min() >= 0 and image.max() <= 255:
+        return image.astype(np.uint8)
+    return image

@@ -1,0 +1,235 @@
+"""Where images come from: `load` reads a URI, `resolve` takes anything a user may hand over."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar.data.arrays import from_arrays, measure, pool
+from attar.data.images import Images
+from attar.data.uri import DataURI, parse
+from attar.data.whitening import ZCA
+from attar.errors import DataError
+
+HELD_OUT = 1 / 6  # of every class; of Fashion-MNIST's training images that is 10,000, as many as its test set has
+HELD_OUT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a source yields: training and test images in the same space, and a note where a split was made here."""
+
+    train: Images
+    test: Images
+    note: str = ""
+
+    def tuning(self, seed: int = 0) -> Splits:
+        """Return splits made of the training set alone, for code that tunes and must never see the test set.
+
+        The test set of the result is a stratified sixth of the training images, its training set the rest. Constants
+        and whitening stay those of the whole training set.
+        """
+        train, held_out = self.train.split(HELD_OUT, seed)
+        note = f"tuning: validation is {len(held_out)} of the {len(self.train)} training images, seed {seed}"
+        return Splits(train, held_out, note)
+
+    def to(self, device: Any) -> Splits:
+        """Return the splits on `device`."""
+        return Splits(self.train.to(device), self.test.to(device), self.note)
+
+
+def load(uri: str) -> Splits:
+    """Load the images that a URI names.
+
+    `fashion-mnist-mini` (ships with attar), `fashion-mnist`, `digits`, `folder:PATH`, `idx:PATH`, `npz:PATH`,
+    `hf:NAME`, `parquet:PATH`; `?size=14` average-pools to 14 × 14 in float, `?zca` whitens by a map fitted on
+    the training images.
+
+    Raises:
+        DataError: unknown, missing, empty or corrupt data; the message says what was looked for and where.
+    """
+    parsed = parse(uri)
+    return _with_options(_READERS[parsed.kind](parsed), parsed)
+
+
+def resolve(given: Any) -> Splits:
+    """Turn whatever stands for data into splits.
+
+    Takes a URI, `Splits`, `Images`, a pair (images, labels), a Hugging Face `Dataset` or `DatasetDict`, or a torch
+    `Dataset` of (image, label) pairs. Where there is no test split, a stratified sixth is drawn and `note` says so.
+
+    Raises:
+        DataError: it is none of these, or its contents do not make labelled images.
+    """
+    if isinstance(given, Splits):
+        return given
+    if isinstance(given, str):
+        return load(given)
+    if isinstance(given, Images):
+        return drawn_test(given)
+    if isinstance(given, tuple) and len(given) == 2:
+        return drawn_test(from_arrays(*given))
+    if type(given).__module__.split(".")[0] == "datasets":
+        from attar.data import hub
+
+        return hub.from_datasets(given)
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        return drawn_test(_from_pairs(given))
+    raise DataError(
+        f"cannot read data from a {type(given).__name__}; give a URI, (images, labels), or a Dataset of pairs"
+    )
+
+
+def drawn_test(images: Images) -> Splits:
+    """Split off a stratified sixth as test set; constants measured on all images are measured again on the rest.
+
+    Raises:
+        DataError: a class has fewer than two images.
+    """
+    train, test = images.split(HELD_OUT, HELD_OUT_SEED)
+    note = f"{images.source} has no test split: {len(test)} of its {len(images)} images drawn, seed {HELD_OUT_SEED}"
+    constants: dict[str, Any] = {}
+    if torch.equal(images.mean.cpu(), measure(images.pixels)[0].cpu()):
+        mean, std = measure(train.pixels)
+        constants = {"mean": mean, "std": std}
+    return Splits(dataclasses.replace(train, **constants), dataclasses.replace(test, **constants), note)
+
+
+def paired(train: Images, test: Images | None) -> Splits:
+    """Make splits of a source's own parts: the test images take over the training set's constants.
+
+    Raises:
+        DataError: the two differ in image shape or classes.
+    """
+    if test is None:
+        return drawn_test(train)
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        shapes = f"{list(train.pixels.shape[1:])} and {list(test.pixels.shape[1:])}"
+        raise DataError(f"training and test images of {train.source} differ in shape: {shapes}")
+    if train.classes != test.classes:
+        raise DataError(
+            f"training and test images of {train.source} have different classes: {train.classes}, {test.classes}"
+        )
+    return Splits(train, dataclasses.replace(test, mean=train.mean, std=train.std))
+
+
+def existing(uri: DataURI) -> Path:
+    """Return the path that a URI names.
+
+    Raises:
+        DataError: nothing is there, or it may not be read.
+    """
+    path = Path(uri.location).expanduser()
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise DataError(f"data '{uri.text}' cannot be looked up: {error.strerror}") from None
+    if not found:
+        raise DataError(f"data '{uri.text}' looks for {path.absolute()}, and nothing is there")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"data '{uri.text}' may not be read: no permission for {path.absolute()}")
+    return path
+
+
+def _with_options(splits: Splits, uri: DataURI) -> Splits:
+    train, test = splits.train, splits.test
+    changes: dict[str, Any] = {"source": uri.text}
+    if uri.size and uri.size != train.size:
+        # Pooling lowers the contrast: published constants of the full size would leave pixels short of unit variance.
+        pooled = pool(train.pixels, uri.size, uri.kind)
+        mean, std = measure(pooled)
+        test = dataclasses.replace(test, pixels=pool(test.pixels, uri.size, uri.kind))
+        train = dataclasses.replace(train, pixels=pooled)
+        changes |= {"mean": mean, "std": std}
+    if uri.zca:
+        changes["whitening"] = ZCA.fit(train.pixels)
+    return Splits(dataclasses.replace(train, **changes), dataclasses.replace(test, **changes), splits.note)
+
+
+def _from_pairs(dataset: Any) -> Images:
+    import numpy as np
+
+    images, labels = [], []
+    for index in range(len(dataset)):
+        pair = dataset[index]
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise DataError(f"item {index} of the {type(dataset).__name__} is not a pair (image, label)")
+        images.append(np.asarray(pair[0]))
+        labels.append(pair[1])
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise DataError(
+            f"images of the {type(dataset).__name__} have mixed shapes: {sorted(shapes)[:3]}; make them equal"
+        )
+    if not images:
+        raise DataError(f"the {type(dataset).__name__} is empty")
+    return from_arrays(np.stack(images), np.asarray(labels), source=type(dataset).__name__)
+
+
+def _embedded(uri: DataURI) -> Splits:
+    from attar.data.embedded import fashion_mnist_mini
+
+    return fashion_mnist_mini()
+
+
+def _fashion_mnist(uri: DataURI) -> Splits:
+    from attar.data.idx import fashion_mnist
+
+    return fashion_mnist()
+
+
+def _digits(uri: DataURI) -> Splits:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # Grey levels 0 … 16 become 0 … 255: exact at both ends, and the order of levels is kept.
+    pixels = (bunch.images * 255 / 16).round().astype("uint8")
+    return drawn_test(from_arrays(pixels, bunch.target, [str(n) for n in range(10)], source="digits"))
+
+
+def _folder(uri: DataURI) -> Splits:
+    from attar.data.folder import read_folder
+
+    return read_folder(existing(uri), uri.text)
+
+
+def _idx(uri: DataURI) -> Splits:
+    from attar.data.idx import read_idx_folder
+
+    return read_idx_folder(existing(uri), uri.text)
+
+
+def _npz(uri: DataURI) -> Splits:
+    from attar.data.npz import read_npz
+
+    return read_npz(existing(uri), uri.text)
+
+
+def _hub(uri: DataURI) -> Splits:
+    from attar.data.hub import read_hub
+
+    return read_hub(uri.location, uri.text)
+
+
+def _parquet(uri: DataURI) -> Splits:
+    from attar.data.hub import read_parquet
+
+    return read_parquet(existing(uri), uri.text)
+
+
+_READERS: dict[str, Callable[[DataURI], Splits]] = {
+    "fashion-mnist-mini": _embedded,
+    "fashion-mnist": _fashion_mnist,
+    "digits": _digits,
+    "folder": _folder,
+    "idx": _idx,
+    "npz": _npz,
+    "hf": _hub,
+    "parquet": _parquet,
+}

@@ -1,0 +1,86 @@
+"""The URIs of data sources: `fashion-mnist?size=14`, `folder:photos?zca`. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from attar.errors import DataError, did_you_mean
+
+NAMED = ("fashion-mnist-mini", "fashion-mnist", "digits")
+LOCATED = ("folder", "idx", "npz", "hf", "parquet")
+OPTIONS = ("size", "zca")
+
+
+@dataclass(frozen=True)
+class DataURI:
+    """A parsed URI: `kind` one of `NAMED` or `LOCATED`, `location` a path or hub name (empty for named data)."""
+
+    text: str
+    kind: str
+    location: str = ""
+    size: int | None = None  # pixels a side after average pooling
+    zca: bool = False
+
+
+def parse(uri: str) -> DataURI:
+    """Parse the URI of a data source.
+
+    Raises:
+        DataError: unknown source or option, a path where none belongs, or a path that is missing.
+
+    >>> parse("fashion-mnist?size=14&zca")
+    DataURI(text='fashion-mnist?size=14&zca', kind='fashion-mnist', location='', size=14, zca=True)
+    """
+    address, _, query = uri.strip().partition("?")
+    kind, colon, location = address.partition(":")
+    if kind in NAMED and not colon:
+        pass
+    elif kind in LOCATED:
+        if not location.strip():
+            raise DataError(
+                f"data '{uri}' names no {'data set' if kind == 'hf' else 'path'}: write {kind}:{_what(kind)}"
+            )
+        if "\0" in location:
+            raise DataError(f"data '{uri!r}' holds a NUL character; no path does")
+    else:
+        known = [*NAMED, *(f"{name}:{_what(name)}" for name in LOCATED)]
+        hint = did_you_mean(kind, [*NAMED, *LOCATED])
+        raise DataError(f"unknown data '{uri}'{hint} Known: {', '.join(known)}; options: ?size=14, ?zca")
+    size, zca = _options(query, uri)
+    return DataURI(uri.strip(), kind, location, size, zca)
+
+
+def uri_slug(uri: str) -> str:
+    """Return a short name of a data URI that is safe in a file name.
+
+    >>> uri_slug("folder:/photos/My cats/?size=14")
+    'folder-my-cats-14'
+    """
+    parsed = parse(uri)
+    last = "" if parsed.kind in NAMED else PurePath(parsed.location).name.split(".")[0]
+    words = [parsed.kind, last, str(parsed.size or ""), "zca" if parsed.zca else ""]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(word for word in words if word).lower()).strip("-")
+
+
+def _what(kind: str) -> str:
+    return "NAME" if kind == "hf" else "PATH"
+
+
+def _options(query: str, uri: str) -> tuple[int | None, bool]:
+    size, zca = None, False
+    for option in filter(None, query.split("&")):
+        name, equals, value = option.partition("=")
+        if name not in OPTIONS:
+            hint = did_you_mean(name, OPTIONS)
+            raise DataError(f"unknown option '{name}' in data '{uri}'{hint} Known: size=PIXELS, zca")
+        if name == "zca":
+            if equals:
+                raise DataError(f"option 'zca' in data '{uri}' takes no value: write ?zca")
+            zca = True
+        elif not re.fullmatch(r"[1-9][0-9]{0,4}", value):
+            raise DataError(f"option 'size' in data '{uri}' is a number of pixels, as in ?size=14; got '{value}'")
+        else:
+            size = int(value)
+    return size, zca
