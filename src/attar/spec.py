@@ -139,6 +139,14 @@ def preset_values(cls: Any, preset: str, name: str | None = None) -> Mapping[str
 
 def field_notes(cls: type) -> dict[str, str]:
     """Return the comment that stands behind each field in the source: its unit and the origin of its default."""
+    notes: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            notes |= _own_notes(base)
+    return notes
+
+
+def _own_notes(cls: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(cls))
     comments = {
         token.start[0]: token.string.lstrip("# ")

@@ -131,12 +131,13 @@ class DistilledSet(Artifact):
     # ------------------------------------------------------------------- file
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return images and labels."""
-        return {"images": self.images.detach(), "labels": self.labels.detach()}
+        """Return images and labels, and the whitening where there is one."""
+        whitening = {} if self.whitening is None else self.whitening.state()
+        named = {f"whitening.{name}": tensor for name, tensor in whitening.items()}
+        return {"images": self.images.detach(), "labels": self.labels.detach(), **named}
 
     def about(self) -> dict[str, Any]:
         """Return classes, space, source and hints."""
-        whitening = None if self.whitening is None else self.whitening.to_json()
         return {
             "classes": list(self.classes),
             "channels": self.channels,
@@ -144,8 +145,7 @@ class DistilledSet(Artifact):
             "ipc": self.ipc,
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
-            "space": "normalised" if whitening is None else "whitened",
-            "whitening": whitening,
+            "space": "normalised" if self.whitening is None else "whitened",
             "source": self.source,
             "hints": self.hints,
         }
@@ -153,7 +153,7 @@ class DistilledSet(Artifact):
     @classmethod
     def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Return the set that was saved."""
-        whitening = None if about.get("whitening") is None else ZCA.from_json(about["whitening"])
+        state = {name.removeprefix("whitening."): t for name, t in tensors.items() if name.startswith("whitening.")}
         like = Images(
             pixels=torch.zeros(0, about["channels"], about["size"], about["size"], dtype=torch.uint8),
             labels=torch.zeros(0, dtype=torch.int64),
@@ -161,7 +161,7 @@ class DistilledSet(Artifact):
             mean=torch.tensor(about["mean"]),
             std=torch.tensor(about["std"]),
             source=about["source"],
-            whitening=whitening,
+            whitening=ZCA.from_state(state) if state else None,
         )
         return cls(tensors["images"], tensors["labels"], like, about["hints"])
 

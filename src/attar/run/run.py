@@ -64,6 +64,8 @@ class Run:
         self._loop: str | None = None
         self._step = 0
         self._log_due = False
+        self._record: dict[str, Any] = {}  # what this step logs
+        self._shown: dict[str, float] = {}  # what was logged last, for the progress bar
         self._finishing: str | None = None
 
     # ------------------------------------------------------------------ life
@@ -167,7 +169,6 @@ class Run:
     def _begin(self, step: int, steps: int) -> None:
         self._step = step
         self._log_due = step % max(1, steps // LOG_RECORDS) == 0 or step == steps - 1
-        self._last_terms: dict[str, float] = {} if self._log_due else getattr(self, "_last_terms", {})
         self._reseed(step)
 
     def _end(self, name: str, done: int, steps: int, last_saved: float) -> float:
@@ -176,6 +177,10 @@ class Run:
         over = self._time is not None and now - self._began > self._time and done < steps
         if self._log_due:
             self._check_finite()
+        if self._record:
+            self._shown = {key: float(value) for key, value in self._record.items()}
+            self._record = {}
+            self._write({"loop": name, "step": done - 1}, self._shown)
         if signum is not None or over or now - last_saved >= self._checkpoint_seconds:
             self._save(name, done, finished=False)
             last_saved = now
@@ -277,8 +282,9 @@ class Run:
         torch.autograd.backward(total, inputs=parameters)
         for name, term in terms.items():
             learners[0].watch(name, term)
-        if self._log_due:
-            self.log({f"{learners[0].name}/{name}": term for name, term in terms.items()})
+            if self._log_due:  # a step may call this once per chunk: its record holds the sum
+                entry = f"{learners[0].name}/{name}"
+                self._record[entry] = self._record.get(entry, 0.0) + term.detach()
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Sum gradients over processes, in place; one process has nothing to do."""
@@ -353,17 +359,19 @@ class Run:
     # ------------------------------------------------------------------ log
 
     def log(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Write named numbers to metrics.jsonl, with loop and step."""
-        if self._replay_until is not None:
-            return
-        numbers = {name: float(value) for name, value in {**(values or {}), **more}.items()}
+        """Write named numbers to metrics.jsonl: inside a loop as part of the step's record, else as a record of their own."""
+        numbers = {**(values or {}), **more}
         if self._loop is not None:
-            self._last_terms.update(numbers)
-        where = {"loop": self._loop, "step": self._step} if self._loop else {"loop": None}
-        self._log.write({**where, "time": round(time.monotonic() - self._began, 3), **numbers})
+            self._record.update(numbers)
+        else:
+            self._write({"loop": None}, {name: float(value) for name, value in numbers.items()})
+
+    def _write(self, where: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
+        if self._replay_until is None:
+            self._log.write({**where, "time": round(time.monotonic() - self._began, 3), **numbers})
 
     def _note(self) -> str:
-        shown = list(self._last_terms.items())[:2]
+        shown = list(self._shown.items())[:2]
         return " · ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in shown)
 
     # ------------------------------------------------------------------ stages

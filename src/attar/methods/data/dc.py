@@ -1,0 +1,107 @@
+"""DC: match the gradients of real and synthetic images along a short training path."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar import losses, nets
+from attar.artifacts import DistilledSet
+from attar.data import Images
+from attar.losses.matching import GradientDistance
+from attar.methods.data.views import SiameseViews
+from attar.nets import ConvNet, Net
+from attar.run import SGD, Constant, Learner, Optimizer, Run
+from attar.spec import method
+from attar.train.training import TensorSource, Training, fit
+
+SCHEDULE = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (updates, epochs)
+STATISTICS = 16  # real images per class that set a batch norm's statistics before a matching step
+
+
+def class_gradient(network: nn.Module, images: Tensor, label: int, *, create_graph: bool = False) -> tuple[Tensor, ...]:
+    """Return the gradient of the mean cross-entropy of images of one class, parameter by parameter."""
+    labels = torch.full((len(images),), label, device=images.device)
+    loss = losses.cross_entropy(network(images), labels)
+    return torch.autograd.grad(loss, list(network.parameters()), create_graph=create_graph)
+
+
+@method
+class GradientMatching:
+    """Match, class by class, the gradients that real and synthetic images give a network in training (arXiv 2006.05929).
+
+    A fresh network is drawn `steps` times; each is matched `updates` times and trained on the synthetic images for
+    `epochs` epochs between two matches. One image per class needs no training: networks are matched where they start.
+    """
+
+    version: ClassVar = 1
+    presets: ClassVar = {
+        "small": {"steps": 20, "updates": 10, "epochs": 10, "real_batch": 64, "net": {"depth": 2, "width": 32}},
+    }
+
+    ipc: int = Field(10, ge=1)  # images per class
+    steps: int = Field(1000, ge=1)  # networks, the paper's K
+    updates: int | None = Field(None, ge=1)  # of the images per network; none: the paper's for this ipc
+    epochs: int | None = Field(None, ge=0)  # of network training between two updates; none: the paper's for this ipc
+    optimizer: Optimizer = SGD(lr=0.1, momentum=0.5)  # of the pixels, kept across networks; the paper: lr 0.01 for an MLP
+    net_optimizer: Optimizer = SGD(lr=0.01)
+    real_batch: int = Field(256, ge=1)  # real images per class and update
+    net: Net = ConvNet(depth=3, width=128)
+    distance: GradientDistance = "rows"
+    init: Literal["noise", "real"] = "noise"
+    augment: str = "none"  # one Siamese draw per class and update; per image while the network trains
+
+    def __call__(self, run: Run, *, data: Images) -> DistilledSet:
+        start = DistilledSet.from_real if self.init == "real" else DistilledSet.from_noise
+        protocol = "dc" if self.augment == "none" else "dsa"
+        synthetic = start(data, self.ipc, run.rng("init"), protocol=protocol)
+        pixels = run.learner("pixels", synthetic.images, self.optimizer)
+        network = run.keep("network", nets.fresh(self.net, data, run.rng("net"), device=run.device))
+        updates, training = self.path(len(synthetic))
+        for step in run.loop("match", self.steps * updates):
+            outer, update = divmod(step, updates)
+            if update == 0:
+                nets.reset(network, run.rng("net", outer))
+            self.match(run, data, synthetic, network, pixels, step)
+            pixels.step()
+            if update < updates - 1 and training is not None:
+                source = TensorSource(synthetic.images, synthetic.labels)
+                fit(network, source, training, lambda name, *counters, step=step: run.rng(name, step, *counters))
+        return synthetic
+
+    def path(self, count: int) -> tuple[int, Training | None]:
+        """Return the updates per network, and how it is trained between two of them."""
+        known = SCHEDULE[max(ipc for ipc in SCHEDULE if ipc <= self.ipc)]
+        updates = known[0] if self.updates is None else self.updates
+        epochs = known[1] if self.epochs is None else self.epochs
+        if epochs == 0 or updates == 1:
+            return updates, None
+        steps = epochs * -(-count // 256)
+        return updates, Training(
+            steps=steps, batch=256, optimizer=self.net_optimizer, schedule=Constant(), augment=self.augment
+        )
+
+    def match(self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, pixels: Learner, step: int) -> None:
+        """Send the gradient of every class's distance to the pixels."""
+        if nets.batch_statistics(network):
+            settle_batch_norm(network, data.per_class(STATISTICS, run.rng("statistics", step), repeat=True).flatten(0, 1))
+        indices = data.draw(self.real_batch, run.rng("real", step), repeat=True)
+        views = SiameseViews(self.augment, data.num_classes, synthetic.images.shape[1:], run.rng("augment", step))
+        for label in range(data.num_classes):
+            one = slice(label, label + 1)
+            real = class_gradient(network, views(data.normalised(indices[one]), one), label)
+            fake = class_gradient(network, views(synthetic.by_class()[one], one), label, create_graph=True)
+            run.backward(losses.gradient_distance(fake, real, self.distance), pixels)
+
+
+def settle_batch_norm(network: nn.Module, images: Tensor) -> None:
+    """Let batch norms see these images once in training mode, then freeze their statistics for a matching step."""
+    network.train()
+    with torch.no_grad():
+        network(images)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

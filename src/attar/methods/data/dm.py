@@ -1,0 +1,62 @@
+"""DM: match mean embeddings in random networks."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from attar import losses, nets
+from attar.artifacts import DistilledSet
+from attar.data import Images
+from attar.methods.data.views import SiameseViews
+from attar.nets import ConvNet, Net
+from attar.run import SGD, Optimizer, Run
+from attar.spec import method
+
+
+@method
+class DistributionMatching:
+    """Match the mean embedding of real and synthetic images of each class over random networks (arXiv 2110.04181).
+
+    No inner loop and no second order, so it is the cheapest condensation and scales to many images per class. Networks
+    with batch norm get all classes in one forward. The loss grows with the feature dimension: a learning rate does not
+    carry over to another network.
+    """
+
+    version: ClassVar = 1
+    presets: ClassVar = {
+        "small": {"steps": 300, "real_batch": 64, "augment": "none", "net": {"depth": 2, "width": 32}},
+    }
+
+    ipc: int = Field(10, ge=1)  # images per class
+    steps: int = Field(20_000, ge=1)  # one random network each
+    optimizer: Optimizer = SGD(lr=1.0, momentum=0.5)  # of the pixels; the paper takes lr 10 for 100 images per class and more
+    real_batch: int = Field(256, ge=1)  # real images per class and step
+    net: Net = ConvNet(depth=3, width=128)
+    augment: str = "dsa"  # one Siamese draw per class and step
+
+    def __call__(self, run: Run, *, data: Images) -> DistilledSet:
+        synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol="dsa")
+        pixels = run.learner("pixels", synthetic.images, self.optimizer)
+        network = nets.freeze(nets.fresh(self.net, data, run.rng("net"), device=run.device))
+        embed = run.compiled(network.embed)
+        whole = nets.batch_statistics(network)
+        for step in run.loop("match", self.steps):
+            nets.reset(network, run.rng("net", step))
+            real = data.draw(self.real_batch, run.rng("real", step), repeat=True)
+            shape = synthetic.images.shape[1:]
+            views = SiameseViews(self.augment, data.num_classes, shape, run.rng("augment", step))
+            with torch.no_grad():
+                means = torch.cat(
+                    [
+                        embed(views(data.normalised(real[part]), part)).unflatten(0, (-1, self.real_batch)).mean(1)
+                        for part in run.chunks(data.num_classes, self.real_batch, whole=whole)
+                    ]
+                )
+            for part in run.chunks(data.num_classes, self.ipc, whole=whole):
+                fake = embed(views(synthetic.by_class()[part], part)).unflatten(0, (-1, self.ipc)).mean(1)
+                run.backward(losses.squared_mean_distance(means[part], fake), pixels)
+            pixels.step()
+        return synthetic

@@ -1,0 +1,20 @@
+"""One augmentation a class, shared by the real and the synthetic images of that class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attar.data import augmentation
+
+
+class SiameseViews:
+    """A Siamese draw for every class, replayed on any batch of these classes (arXiv 2102.08259)."""
+
+    def __init__(self, augment: str, classes: int, shape: tuple[int, ...], rng: torch.Generator) -> None:
+        drawn = augmentation(augment)
+        self.views = [drawn.draw(1, shape, rng, siamese=True) for _ in range(classes)]
+
+    def __call__(self, images: Tensor, classes: slice) -> Tensor:
+        """Return `[classes · n, C, H, W]` from `[classes, n, C, H, W]`, each class under its own view."""
+        return torch.cat([view(batch) for view, batch in zip(self.views[classes], images, strict=True)])

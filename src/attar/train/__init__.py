@@ -1,0 +1,1 @@
+"""The one trainer of students, and the evaluation protocols built on it."""

@@ -1,0 +1,107 @@
+"""The one trainer of students: methods, evaluation, baselines and claims all train through `batch_loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar import losses
+from attar.data import augmentation
+from attar.data.plans import EpochPlan
+from attar.run.optimizers import SGD, Drop, Optimizer, Schedule
+from attar.spec import spec
+
+Stream = Callable[..., torch.Generator]  # (name, *counters) -> generator, as `Run.rng`
+
+
+@spec
+class Training:
+    """How a student is trained. Defaults are the field's protocol for distilled sets (arXiv 2006.05929)."""
+
+    steps: int | None = Field(None, ge=1)  # optimizer steps; none: `epochs` + 1 passes over the set
+    epochs: int = Field(300, ge=0)  # the field's E: E + 1 passes are made
+    batch: int = Field(256, ge=1)  # images a step, at most the whole set
+    optimizer: Optimizer = SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)
+    schedule: Schedule = Drop(at=(0.5,), by=0.1)  # the field drops once, behind half the epochs
+    augment: str = "none"  # of each batch: none, dsa, …
+
+    def total(self, count: int) -> int:
+        """Return the number of optimizer steps for a set of `count` images."""
+        return self.steps or (self.epochs + 1) * -(-count // self.batch)
+
+
+class Labelled(Protocol):
+    """What a student is trained on: `Images` and `TensorSource`."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs in the space networks see, and labels (hard `[n]` or soft `[n, classes]`)."""
+
+
+class TensorSource:
+    """Images and labels that are already in the space networks see."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images.detach(), labels.detach()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels at `indices`; the whole set, in order, comes without a copy."""
+        if len(indices) == len(self):
+            return self.images, self.labels
+        return self.images[indices], self.labels[indices]
+
+
+class Order:
+    """Which samples a step reads, and how they are augmented: a pure function of the step."""
+
+    def __init__(self, source: Labelled, training: Training, rng: Stream) -> None:
+        self.source, self.rng = source, rng
+        self.augment = augmentation(training.augment)
+        self.plan = EpochPlan(len(source), min(training.batch, len(source)), int(rng("order").initial_seed()))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the augmented inputs and the labels of a step."""
+        images, labels = self.source.batch(self.plan.indices(step))
+        view = self.augment.draw(len(images), images.shape[1:], self.rng("augment", step))
+        return view(images), labels
+
+
+def batch_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a batch with hard labels `[n]` or probabilities `[n, classes]`."""
+    logits = module(images)
+    return losses.cross_entropy(logits, labels) if labels.dim() == 1 else losses.soft_cross_entropy(logits, labels)
+
+
+def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, *, compile_step: bool = False) -> int:
+    """Train a module in place, with no checkpoints (for students that take seconds); return the steps taken."""
+    module.train()
+    order = Order(source, training, rng)
+    steps = training.total(len(source))
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = training.optimizer.build(parameters)
+    loss_of = torch.compile(batch_loss, dynamic=False) if compile_step else batch_loss
+    for step in range(steps):
+        images, labels = order.batch(step)
+        for group in optimizer.param_groups:
+            group["lr"] = training.optimizer.lr * training.schedule.factor(step, steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(module, images, labels).backward()
+        optimizer.step()
+    return steps
+
+
+@torch.no_grad()
+def predict(module: nn.Module, source: Labelled, chunk: int = 256) -> Tensor:
+    """Return logits `[N, classes]` of all samples, in evaluation mode, `chunk` at a time."""
+    module.eval()
+    parts = torch.arange(len(source)).split(chunk)
+    return torch.cat([module(source.batch(part)[0]) for part in parts])
