@@ -69,12 +69,16 @@ class FieldNote:
     note: str
 
 
-def fields_of(cls: type, prefix: str = "") -> Iterator[FieldNote]:
-    """Yield the fields of a spec class, those of nested specs behind the field that holds them (`net`, `net.width`)."""
+def fields_of(cls: type, prefix: str = "", values: Any = None) -> Iterator[FieldNote]:
+    """Yield the fields of a spec class, those of nested specs behind the field that holds them (`net`, `net.width`).
+
+    `values` is the instance whose values are the defaults: of `optimizer = SGD(lr=1.0)` the 1.0, not SGD's own default.
+    """
     notes = field_notes(cls)
     known: dict[str, FieldInfo] = cls.__pydantic_fields__  # type: ignore[attr-defined]
     for name, info in known.items():
-        default = info.get_default(call_default_factory=True, validated_data={})
+        own = info.get_default(call_default_factory=True, validated_data={})
+        default = getattr(values, name) if values is not None else own
         nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
         kind = getattr(default, "kind", None) if nested else None
         if prefix and name == "kind":
@@ -82,13 +86,13 @@ def fields_of(cls: type, prefix: str = "") -> Iterator[FieldNote]:
         shown = (kind or type(default).__name__) if nested else to_json(default)
         yield FieldNote(
             name=prefix + name,
-            default=None if info.is_required() else _plain(shown),
+            default=None if info.is_required() and values is None else _plain(shown),
             type=type_name(info.annotation),
             range=range_of(info),
             note=notes.get(name, ""),
         )
         if nested:
-            yield from fields_of(type(default), f"{prefix}{name}.")
+            yield from fields_of(type(default), f"{prefix}{name}.", default)
 
 
 def type_name(hint: Any) -> str:
