@@ -22,10 +22,12 @@ _PACKAGE = Path(__file__).parent
 
 def directory() -> Path:
     """Return the folder of the result files: `results/claims` of a source checkout, else the copy in the package."""
-    checkout = _PACKAGE.parents[1]
-    if (checkout / "pyproject.toml").is_file() and _PACKAGE.parent.name == "src":
-        return checkout / "results" / "claims"
-    return _PACKAGE / "claims" / "results"
+    return _PACKAGE.parents[1] / "results" / "claims" if in_checkout() else _PACKAGE / "claims" / "results"
+
+
+def in_checkout() -> bool:
+    """Say whether this package is imported from a source checkout, where results are written beside the sources."""
+    return _PACKAGE.parent.name == "src" and (_PACKAGE.parents[1] / "pyproject.toml").is_file()
 
 
 def results(folder: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -82,6 +84,12 @@ def source_sha(module: str) -> str | None:
     """Return the SHA-256 of a module's source file, without importing it; None if it is gone."""
     file = _source(module)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file else None
+
+
+def source_text(module: str) -> str | None:
+    """Return the source of a module, without importing it; None if it is gone."""
+    file = _source(module)
+    return file.read_text(encoding="utf-8") if file else None
 
 
 def method_version(path: str) -> int | None:

@@ -1,0 +1,360 @@
+"""The flow of a claim on an instantaneous fake: tuning, power, freezing, resuming, results, replication."""
+
+import json
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from attar.claims.claim import Claim, Contrast, Precondition, check
+from attar.claims.harness import run_claim
+from attar.claims.jobs import outcome
+from attar.errors import RecipeError
+from attar.results import results
+
+
+class Toy(Claim):
+    id = "toy"
+    title = "Toy"
+    says = "the new way is better"
+    origin = "made up"
+    primary = Contrast(method="new", baseline="old", at="10 updates", worst=0.0)
+    expects = 0.10
+    delta = 0.05
+    grids: ClassVar = {"new": {"lr": [0.1, 1.0, 10.0]}, "old": {"lr": [0.1, 1.0, 10.0]}}
+    currency = "updates"
+    fixed = ("the test set",)
+    methods = ()
+
+
+class Fake:
+    """Runs jobs at once: accuracy peaks at lr 1, `new` is better by `effect`, the spread between seeds is shared."""
+
+    def __init__(self, *, effect=0.10, sigma=0.02, cost=None, lost=(), metrics=None, peak=1.0, stop_after=None):
+        self.effect, self.sigma, self.peak, self.stop_after = effect, sigma, peak, stop_after
+        self.cost, self.lost, self.metrics = cost or {}, set(lost), metrics or {}
+        self.jobs = []
+
+    def __call__(self, job, folder):
+        if self.stop_after is not None and len(self.jobs) == self.stop_after:
+            raise KeyboardInterrupt
+        self.jobs.append(job)
+        rng = np.random.default_rng([job.seed, job.arm == "new"])
+        accuracy = 0.5 - 0.05 * abs(np.log10(job.trial.get("lr", 1.0) / self.peak)) + rng.normal(0, self.sigma)
+        accuracy += self.effect * (job.arm == "new")
+        costs = {"updates": 10.0, "passes": 100.0, **self.cost.get(job.arm, {})}
+        status = "diverged" if (job.phase, job.arm, job.seed) in self.lost else "finished"
+        return outcome(job, {"accuracy": accuracy, **self.metrics.get(job.arm, {})}, costs, 1.0, status)
+
+    def done(self, phase):
+        return [job for job in self.jobs if job.phase == phase]
+
+
+@pytest.fixture
+def claim(tmp_path, monkeypatch):
+    """Check a claim with a fake, results in a fresh folder."""
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+
+    def call(fake, cls=Toy, **more):
+        said = []
+        result = run_claim(cls, execute=fake, folder=tmp_path / "results", workers=1, say=said.append, **more)
+        call.said = "\n".join(said)
+        return result
+
+    call.folder = tmp_path / "results"
+    return call
+
+
+def variant(**changes):
+    return type("Toy", (Toy,), {"__module__": __name__, "__qualname__": "Toy", **changes})
+
+
+def test_a_real_effect_holds_and_is_written_with_everything_a_stranger_needs(claim):
+    result = claim(Fake())
+    assert result["verdict"] == "holds"
+    assert result["interval"][0] < result["effect"] < result["interval"][1]
+    written = json.loads((claim.folder / "toy.json").read_text())
+    assert written == result
+    assert set(written) >= {
+        "verdict", "effect", "interval", "seconds", "reason", "p", "delta", "n", "arms", "currencies", "tuning",
+        "power", "versions", "machine", "commit", "hash", "sources", "methods", "frozen", "finished", "fixed", "earlier",
+    }  # fmt: skip
+    new = written["arms"]["new"]
+    assert new["accuracy"] == pytest.approx(np.mean(new["values"]["accuracy"]))
+    assert new["accuracy_std"] == pytest.approx(np.std(new["values"]["accuracy"], ddof=1))
+    old = written["arms"]["old"]
+    paired = np.subtract(new["values"]["accuracy"], old["values"]["accuracy"])
+    assert result["effect"] == pytest.approx(paired.mean())
+    assert written["replication"] is False
+    assert written["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_no_effect_is_reported_as_failing(claim):
+    result = claim(Fake(effect=0.0, sigma=0.01))
+    assert (result["verdict"], result["reason"]) == ("fails", "absent")
+
+
+def test_verdict_seeds_are_never_tuned_on_and_tuning_seeds_never_judged(claim):
+    fake = Fake()
+    claim(fake)
+    assert {job.seed for job in fake.done("tuning")} == {100, 101, 102, 103}
+    assert {job.seed for job in fake.done("verdict")} == {0, 1, 2, 3, 4}
+    assert all(job.trial == {"lr": 1.0} for job in fake.done("verdict"))
+
+
+def test_every_arm_gets_the_same_number_of_trials(claim):
+    fake = Fake()
+    claim(fake)
+    counts = {arm: sum(job.arm == arm for job in fake.done("tuning")) for arm in ("new", "old")}
+    assert counts == {"new": 12, "old": 12}
+    with pytest.raises(RecipeError, match="same number of tuning trials"):
+        check(variant(grids={"new": {"lr": [1, 2, 3]}, "old": {}}))
+
+
+def test_a_best_value_on_the_edge_widens_the_grid_once_and_the_trials_stay_equal(claim):
+    grids = {"new": {"lr": [0.01, 0.1]}, "old": {"lr": [0.1, 1.0]}}
+    fake = Fake()
+    result = claim(fake, variant(grids=grids))
+    table = result["tuning"]["arms"]
+    assert [row["trial"]["lr"] for row in table["new"]] == pytest.approx([0.01, 0.1, 1.0])
+    assert [row["trial"]["lr"] for row in table["old"]] == pytest.approx([0.1, 1.0, 10.0])
+    assert result["arms"]["new"]["trial"]["lr"] == pytest.approx(1.0)
+    assert "'new' still lies on an edge" in claim.said
+    assert {arm: costs["trials"] for arm, costs in result["currencies"].items()} == {"new": 12, "old": 12}
+
+
+def test_an_arm_without_an_edge_gets_its_further_trial_between_two_values(claim):
+    grids = {"new": {"lr": [0.001, 0.01, 0.1]}, "old": {"lr": [0.1, 1.0, 10.0]}}
+    table = claim(Fake(), variant(grids=grids))["tuning"]["arms"]
+    assert len(table["new"]) == len(table["old"]) == 4
+    assert table["old"][3]["trial"]["lr"] == pytest.approx(10**0.5)
+
+
+def test_a_killed_claim_goes_on_and_ends_with_the_same_result(claim, tmp_path):
+    whole = claim(Fake())
+    (claim.folder / "toy.json").unlink()
+    (claim.folder / "toy.freeze.json").unlink()
+    for kept in (tmp_path / "home" / "claims").rglob("*.json"):
+        kept.unlink()
+    total = 0
+    for stop_after in (5, 7, 9, 100):
+        fake = Fake(stop_after=stop_after)
+        if stop_after < 100:
+            with pytest.raises(KeyboardInterrupt):
+                claim(fake)
+        else:
+            again = claim(fake)
+        total += len(fake.jobs)
+    assert total == 24 + 10  # no job ran twice
+    assert again["arms"] == whole["arms"]
+    assert again["effect"] == whole["effect"]
+
+
+def test_a_damaged_outcome_is_computed_again(claim, tmp_path):
+    claim(Fake())
+    kept = next((tmp_path / "home" / "claims").rglob("verdict-new-s3-*.json"))
+    kept.write_text(kept.read_text()[:40])
+    fake = Fake()
+    claim(fake)
+    assert [(job.arm, job.seed) for job in fake.jobs] == [("new", 3)]
+
+
+def test_a_second_start_finds_everything_done_and_leaves_the_file_alone(claim):
+    claim(Fake())
+    before = (claim.folder / "toy.json").read_bytes()
+    fake = Fake()
+    claim(fake)
+    assert fake.jobs == []
+    assert (claim.folder / "toy.json").read_bytes() == before
+    assert "already says so" in claim.said
+
+
+def test_too_few_seeds_for_the_spread_are_refused_before_any_verdict_seed(claim):
+    fake = Fake(sigma=0.2)
+    with pytest.raises(RecipeError, match=r"write seeds = \d+ into the claim file"):
+        claim(fake)
+    assert fake.done("verdict") == []
+    assert not claim.folder.exists()
+    result = claim(Fake(sigma=0.2), variant(underpowered="a pilot"))
+    assert result["underpowered"] == "a pilot"
+    assert result["power"][0]["power"] < 0.9
+
+
+def test_another_version_of_the_claim_keeps_the_earlier_result_listed(claim):
+    first = claim(Fake())
+    changed = dict(first, hash="an older file", verdict="inconclusive")
+    (claim.folder / "toy.json").write_text(json.dumps(changed))
+    second = claim(Fake())
+    assert second["verdict"] == "holds"
+    assert [(e["hash"], e["verdict"]) for e in second["earlier"]] == [("an older file", "inconclusive")]
+
+
+def test_a_freeze_of_another_version_is_not_used(claim):
+    claim(Fake())
+    frozen = claim.folder / "toy.freeze.json"
+    record = json.loads(frozen.read_text())
+    assert record["chosen"] == {"new": {"lr": 1.0}, "old": {"lr": 1.0}}
+    frozen.write_text(json.dumps({**record, "hash": "old", "chosen": {"new": {"lr": 10.0}, "old": {"lr": 10.0}}}))
+    assert claim(Fake())["arms"]["new"]["trial"] == {"lr": 1.0}
+
+
+@pytest.mark.parametrize("more", [{"seeds": 7}, {"first_seed": 1000}, {"source": "digits"}])
+def test_other_seeds_or_data_are_a_replication_and_write_nothing(claim, more):
+    result = claim(Fake(), **more)
+    assert result["replication"] is True
+    assert result["verdict"] == "holds"
+    assert not claim.folder.exists()
+
+
+def test_a_replication_uses_the_frozen_choices_and_leaves_the_result_alone(claim):
+    claim(Fake())
+    before = (claim.folder / "toy.json").read_bytes()
+    fake = Fake()
+    claim(fake, first_seed=1000)
+    assert fake.done("tuning") == []
+    assert {job.seed for job in fake.jobs} == {1000, 1001, 1002, 1003, 1004}
+    assert (claim.folder / "toy.json").read_bytes() == before
+
+
+def test_tuning_seeds_cannot_be_verdict_seeds(claim):
+    with pytest.raises(RecipeError, match="100-199"):
+        claim(Fake(), first_seed=98)
+    with pytest.raises(RecipeError, match="at least two"):
+        claim(Fake(), seeds=1)
+
+
+def test_the_embedded_subset_gives_no_verdict(claim):
+    result = claim(Fake(), source="fashion-mnist-mini?size=14")
+    assert (result["verdict"], result["effect"]) == (None, None)
+    assert "setting differs" in claim.said
+    assert not claim.folder.exists()
+
+
+def test_the_quick_form_exercises_every_arm_and_gives_no_verdict(claim):
+    fake = Fake()
+    result = claim(fake, quick=True)
+    assert [(job.arm, job.seed, job.source) for job in fake.jobs] == [
+        ("new", 100, "fashion-mnist-mini?size=14"),
+        ("old", 100, "fashion-mnist-mini?size=14"),
+    ]
+    assert (result["quick"], result["verdict"]) == (True, None)
+    assert not claim.folder.exists()
+
+
+def test_a_lost_arm_counts_with_its_worst_value(claim):
+    result = claim(Fake(lost=[("verdict", "new", 2)]))
+    values = result["arms"]["new"]["values"]["accuracy"]
+    assert values[2] is None
+    assert result["arms"]["new"]["status"][2] == "diverged"
+    old = result["arms"]["old"]["values"]["accuracy"]
+    assert result["effect"] == pytest.approx(np.mean([(v or 0.0) - o for v, o in zip(values, old, strict=True)]))
+    assert result["n"] == 5
+
+
+def test_more_of_the_binding_currency_makes_it_inconclusive(claim):
+    assert claim(Fake(cost={"new": {"updates": 10.4}}))["verdict"] == "holds"
+
+
+@pytest.mark.parametrize("cost", [{"updates": 10.6}, {"passes": 130.0}])
+def test_unequal_budgets_are_inconclusive_with_the_reason(claim, cost):
+    result = claim(Fake(cost={"new": cost}))
+    assert result["verdict"] == "inconclusive"
+    assert result["reason"].startswith("budgets: ")
+    assert result["effect"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_precondition_that_is_not_met_is_inconclusive(claim):
+    stated = Precondition(
+        says="old beats new", contrast=Contrast(method="old", baseline="new", at="here", worst=0.0), at_least=0.03
+    )
+    result = claim(Fake(), variant(precondition=stated))
+    assert result["verdict"] == "inconclusive"
+    assert "old beats new" in result["reason"]
+    assert result["precondition"]["measured"] == pytest.approx(-result["effect"])
+
+
+def test_a_baseline_near_the_floor_of_its_metric_is_inconclusive(claim):
+    contrast = Contrast(method="new", baseline="old", metric="accuracy", at="here")
+    fake = Fake(metrics={"old": {"accuracy_floor": 0.2}})
+    assert "floor" in claim(fake, variant(primary=contrast))["reason"]
+
+
+def test_one_extension_when_the_file_allows_it(claim):
+    cls = variant(may_extend=True, underpowered="test", delta=0.05)
+    fake = Fake(effect=0.10, sigma=0.09)
+    result = claim(fake, cls)
+    assert result["extended"] is True
+    assert result["n"] == 15
+    assert result["confidence"] == 0.975
+    assert {job.seed for job in fake.done("verdict")} == set(range(15))
+
+
+def test_no_extension_where_the_first_look_decides_or_a_budget_stands_in_the_way(claim):
+    cls = variant(may_extend=True)
+    assert claim(Fake(sigma=0.01), cls)["extended"] is False
+
+
+def test_more_seeds_do_not_mend_unequal_budgets(claim):
+    result = claim(Fake(sigma=0.09, cost={"new": {"updates": 20.0}}), variant(may_extend=True, underpowered="test"))
+    assert (result["extended"], result["n"]) == (False, 5)
+
+
+def test_several_primary_contrasts_and_exact_claims(claim):
+    both = (
+        Contrast(method="new", baseline="old", at="here"),
+        Contrast(method="new", baseline="older", at="here"),
+    )
+    grid = {"lr": [0.1, 1.0, 10.0]}
+    result = claim(Fake(), variant(primary=both, grids={"new": grid, "old": grid, "older": grid}))
+    assert result["verdict"] == "holds"
+    assert [part["verdict"] for part in result["primary"]] == ["holds", "holds"]
+
+
+def test_an_exact_claim_is_computed_once(claim):
+    cls = variant(
+        primary=Contrast(method="new", metric="cosine", form="exact", target=1.0, at="T = 10"),
+        delta=1e-3,
+        expects=0.0,
+        grids={"new": {}},
+    )
+    fake = Fake(metrics={"new": {"cosine": 0.9995}})
+    result = claim(fake, cls)
+    assert (result["verdict"], result["n"], result["p"]) == ("holds", 1, None)
+    assert len(fake.done("verdict")) == 1
+
+
+def test_results_are_read_with_staleness_and_holm_marks(claim):
+    claim(Fake())
+    fresh = results(claim.folder)["toy"]
+    assert fresh["stale"] is False
+    assert fresh["survives_holm"] is True
+    file = claim.folder / "toy.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "sources": {__name__: "0" * 64}}))
+    stale = results(claim.folder)["toy"]
+    assert stale["stale"] is True
+    assert stale["survives_holm"] is None
+    assert stale["verdict"] == "holds"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 4}, "at least 5"),
+        ({"delta": 0.04}, "below 0.05"),
+        ({"expects": 0.006, "delta": 0.003}, "below 0.005"),
+        ({"currency": "update"}, "did you mean 'updates'"),
+        ({"tuning_seeds": (0, 1, 2, 3)}, "100-199"),
+        ({"tuning_seeds": (100, 101)}, "at least four"),
+        ({"primary": Contrast(method="nwe", baseline="old", at="x")}, "did you mean 'new'"),
+        ({"primary": Contrast(method="new", at="x")}, "either a baseline or a target"),
+        ({"constructed": True}, "plain=True"),
+        ({"expects": -0.1}, "above 0"),
+        ({"primary": Contrast(method="new", baseline="old", at="x", scale="log-ratio")}, "below 0.1"),
+        ({"primary": Contrast(method="new", baseline="old", at="x", resolution=0.06)}, "standard error 0.06"),
+    ],
+)
+def test_a_claim_file_that_breaks_a_rule_is_refused(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        check(variant(**changes))
