@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attar.report.numbers import bytes_text, seconds_text
-from attar.report.recipe import command_line, flatten, text
-from attar.report.results import headline, read_arms
+from attar.report.recipe import command_line, flatten, shown, told
+from attar.report.results import headline, net_name, read_arms
 
 NOT_STATED = "not stated"
 
@@ -99,23 +99,23 @@ def _front_matter(kind: str, name: str) -> list[str]:
 
 def _facts(artifact: Mapping[str, Any], kind: str) -> list[str]:
     """Return what the artifact holds, as a list."""
-    facts = [f"- Kind: {plain(kind)}, format {plain(text(artifact.get('format', 1)))}"]
+    facts = [f"- Kind: {plain(kind)}, format {plain(shown(artifact.get('format', 1)))}"]
     classes = artifact.get("classes")
     if isinstance(classes, list) and classes:
         facts.append(f"- Classes ({len(classes)}): {', '.join(plain(str(name)) for name in classes)}")
     if "size" in artifact and "channels" in artifact:
-        channels = "grey" if artifact["channels"] == 1 else f"{plain(text(artifact['channels']))} channels"
-        size = plain(text(artifact["size"]))
+        channels = "grey" if artifact["channels"] == 1 else f"{plain(shown(artifact['channels']))} channels"
+        size = plain(shown(artifact["size"]))
         facts.append(f"- Images: {size} × {size} pixels, {channels}; mean and deviation are in artifact.json")
     return [*facts, ""]
 
 
 def _numbers(evaluation: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table of the arms, then one of other networks."""
-    networks = evaluation.get("networks")
+    networks, protocol = evaluation.get("networks"), plain(told(evaluation.get("protocol", {}))) or NOT_STATED
     yield "## Numbers"
     yield ""
-    yield f"Test accuracy in per cent, mean ± standard deviation over networks; protocol: {_told(evaluation)}."
+    yield f"Test accuracy in per cent, mean ± standard deviation over networks; protocol: {protocol}."
     yield ""
     yield "| trained on | accuracy | 95 % t interval | networks | images | storage | training |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
@@ -137,26 +137,21 @@ def _numbers(evaluation: Mapping[str, Any]) -> Iterator[str]:
     for entry in cross if isinstance(cross, list) else []:
         arms = read_arms(entry.get("arms"), networks) if isinstance(entry, Mapping) else []
         if arms:
-            told = ", ".join(f"{plain(arm.name)} {100 * arm.accuracy:.1f}" for arm in arms)
-            yield f"- With {plain(text(entry.get('net')))}: {told}"
+            each = ", ".join(f"{plain(arm.name)} {100 * arm.accuracy:.1f}" for arm in arms)
+            yield f"- With {plain(net_name(entry.get('net')))}: {each}"
     yield ""
-
-
-def _told(evaluation: Mapping[str, Any]) -> str:
-    settings = flatten(evaluation.get("protocol", {}))
-    return ", ".join(f"{plain(name)} {plain(text(value))}" for name, value in settings.items()) or NOT_STATED
 
 
 def _provenance(artifact: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
     """Yield fingerprints, parents and versions."""
     yield "## Provenance"
     yield ""
-    yield f"- Fingerprint: {plain(text(artifact.get('fingerprint', NOT_STATED)))}"
-    yield f"- Recipe: {plain(text(recipe.get('hash', NOT_STATED)))}"
-    yield f"- Method version: {plain(text(recipe.get('version', NOT_STATED)))}"
+    yield f"- Fingerprint: {plain(shown(artifact.get('fingerprint', NOT_STATED)))}"
+    yield f"- Recipe: {plain(shown(recipe.get('hash', NOT_STATED)))}"
+    yield f"- Method version: {plain(shown(recipe.get('version', NOT_STATED)))}"
     for title, key in (("Parent", "parents"), ("", "provenance")):
         for name, value in flatten(artifact.get(key, {})).items():
-            yield f"- {f'{title} {plain(name)}'.strip()}: {plain(text(value))}"
+            yield f"- {f'{title} {plain(name)}'.strip()}: {plain(shown(value))}"
     yield ""
 
 
@@ -171,4 +166,4 @@ def _record(artifact: Mapping[str, Any]) -> Iterator[str]:
     yield "| field | what it asks | answer |"
     yield "|---|---|---|"
     for key, title, asks in DOCUMENTATION:
-        yield f"| {title} | {asks} | {plain(text(stated[key])) if stated.get(key) else NOT_STATED} |"
+        yield f"| {title} | {asks} | {plain(shown(stated[key])) if stated.get(key) else NOT_STATED} |"

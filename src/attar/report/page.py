@@ -26,7 +26,7 @@ from attar.report.charts import bar_chart, line_chart, summary
 from attar.report.folder import Curve, RunFolder, read_folder
 from attar.report.numbers import bytes_text, seconds_text
 from attar.report.pictures import CLASSES_SHOWN, MADE_SHOWN, Gallery, gallery
-from attar.report.results import NOUNS, Arm, bars, headline, read_arms
+from attar.report.results import NOUNS, Arm, bars, headline, net_name, read_arms
 
 if TYPE_CHECKING:
     from attar.data.images import Images
@@ -170,8 +170,7 @@ def _gallery_note(pictures: Gallery, kind: str) -> str:
 
 def _protocol(evaluation: Mapping[str, Any]) -> str:
     """Say on what and how the arms were measured."""
-    settings = recipes.flatten(evaluation.get("protocol", {}))
-    told = ", ".join(f"{name} {recipes.text(value)}" for name, value in settings.items())
+    told = recipes.told(evaluation.get("protocol", {}))
     data = f" on {evaluation['data']}" if evaluation.get("data") else ""
     networks = f", {evaluation['networks']} fresh networks for each training set" if evaluation.get("networks") else ""
     return f"Measured{data}{networks}." + (f" Protocol: {told}." if told else "")
@@ -184,7 +183,7 @@ def _cross(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     for entry in entries if isinstance(entries, list) else []:
         arms = read_arms(entry.get("arms"), evaluation.get("networks")) if isinstance(entry, Mapping) else []
         if arms:
-            parts.append((_net_name(entry.get("net")), arms))
+            parts.append((net_name(entry.get("net")), arms))
     names = list(dict.fromkeys(arm.name for _, arms in parts for arm in arms))
     return {"cross_names": names, "cross": [_cross_part(net, arms, names) for net, arms in parts]}
 
@@ -193,14 +192,6 @@ def _cross_part(net: str, arms: list[Arm], names: list[str]) -> dict[str, Any]:
     by_name = {arm.name: arm for arm in arms}
     chart = bar_chart(bars(arms), f"Test accuracy of {net} by training set", width=360)
     return {"net": net, "chart": chart, "cells": [by_name.get(name) for name in names]}
-
-
-def _net_name(net: Any) -> str:
-    """Return a network as a word: a name, or the kind of a spec with its fields."""
-    if isinstance(net, Mapping):
-        fields = ", ".join(f"{key} {recipes.text(value)}" for key, value in net.items() if key != "kind")
-        return f"{net.get('kind', 'network')} ({fields})" if fields else str(net.get("kind", "network"))
-    return str(net)
 
 
 def _loops(curves: list[Curve]) -> list[dict[str, Any]]:
@@ -238,10 +229,10 @@ def _provenance(run: RunFolder) -> Iterator[tuple[str, str]]:
     yield "State", str(run.run.get("state", "unknown"))
     yield "Fingerprint", str(run.run.get("fingerprint") or run.artifact.get("fingerprint") or "none yet")
     for name, value in recipes.flatten(run.artifact.get("parents", {})).items():
-        yield f"Parent {name}", recipes.text(value)
+        yield f"Parent {name}", recipes.shown(value)
     for key, name in (("hash", "Recipe hash"), ("version", "Method version"), ("seed", "Seed")):
         if key in run.recipe:
-            yield name, recipes.text(run.recipe[key])
+            yield name, recipes.shown(run.recipe[key])
     for key, value in run.run.items():
         if key == "seconds" and isinstance(value, int | float):
             yield "Run time", seconds_text(value)
@@ -255,6 +246,6 @@ def _entries(key: str, value: Any) -> Iterator[tuple[str, str]]:
     """Yield one entry of provenance; a mapping or a list becomes one line."""
     name = key.replace("_", " ").capitalize()
     if isinstance(value, Mapping):
-        yield name, ", ".join(f"{inner} {recipes.text(each)}" for inner, each in recipes.flatten(value).items())
+        yield name, recipes.told(value)
     elif value not in (None, "", []):
-        yield name, recipes.text(value)
+        yield name, recipes.shown(value)

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attar import ledger
-from attar.errors import AttarError, RecipeError
-from attar.overrides import parse_value
-from attar.spec import build, field_notes, to_json
+from attar import catalogue, ledger
+from attar.errors import AttarError
+from attar.spec import build, to_json
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,14 @@ def recipe_rows(recipe: Mapping[str, Any]) -> list[Row]:
     defaults = preset_fields(recipe, None)
     cls = method_of(recipe)
     try:
-        notes = {} if cls is None else field_notes(cls)
+        notes = {} if cls is None else {field.name: field.note for field in catalogue.fields_of(cls)}
     except (OSError, TypeError):  # the source is not at hand
         notes = {}
     rows = []
     for name, value in flatten(recipe.get("fields", {})).items():
         differs = defaults is not None and defaults.get(name) != value
-        default = text(defaults[name]) if differs and defaults and name in defaults else ""
-        rows.append(Row(name, text(value), default or ("unset" if differs else ""), notes.get(name, "")))
+        default = shown(defaults[name]) if differs and defaults and name in defaults else ""
+        rows.append(Row(name, shown(value), default or ("unset" if differs else ""), notes.get(name, "")))
     return rows
 
 
@@ -99,6 +98,16 @@ def command_line(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def shown(value: Any) -> str:
+    """Return a JSON value as it is read by a person: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def told(values: Any) -> str:
+    """Return nested mappings in one line: `epochs 300, net convnet, net.width 64`."""
+    return ", ".join(f"{name} {shown(value)}" for name, value in flatten(values).items())
+
+
 def text(value: Any) -> str:
     """Return a JSON value as it is written after `key=`: a string bare unless it would be read as something else.
 
@@ -108,7 +117,8 @@ def text(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     try:
-        as_it_stands = parse_value(value) == value and bool(value.strip())
-    except RecipeError:
-        as_it_stands = False
-    return value if as_it_stands else json.dumps(value, ensure_ascii=False)
+        json.loads(value)
+    except ValueError:
+        if value.strip() and value.lstrip()[0] not in '[{"':
+            return value
+    return json.dumps(value, ensure_ascii=False)

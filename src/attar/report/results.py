@@ -9,6 +9,7 @@ from typing import Any
 
 from attar.report.charts import Bar
 from attar.report.numbers import half_width, percent, t_interval
+from attar.report.recipe import told
 
 NOUNS = {"distilled-set": "distilled images", "selection": "chosen images"}
 
@@ -118,6 +119,18 @@ def headline(arms: Sequence[Arm], kind: str) -> str:
     if full and full.images and count:
         return f"{count}images stand in for {full.images:,}: {reached}{others}."
     return f"{subject} reach {reached}{others}.".capitalize()
+
+
+def net_name(net: Any) -> str:
+    """Return a network as words: its name, or the kind of its spec with the fields.
+
+    >>> net_name("mlp"), net_name({"kind": "resnet18", "norm": "batch"})
+    ('mlp', 'resnet18 (norm batch)')
+    """
+    if not isinstance(net, Mapping):
+        return str(net)
+    fields = told({key: value for key, value in net.items() if key != "kind"})
+    return str(net.get("kind", "network")) + (f" ({fields})" if fields else "")
 
 
 def _number(value: Any) -> float | None:
