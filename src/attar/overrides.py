@@ -53,8 +53,9 @@ def parse_value(text: str, key: str = "value") -> Any:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         if text.lstrip()[:1] in ("[", "{", '"'):
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
             raise RecipeError(
-                f"{key}={text} opens a list, an object or a string that does not parse as JSON ({error}); "
+                f"{key}={shown} opens a list, an object or a string that does not parse as JSON ({error}); "
                 f"""quote it for the shell, such as '{key}=[1, 2]' or '{key}={{"kind": "sgd"}}'"""
             ) from None
         return text

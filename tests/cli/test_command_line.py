@@ -1,0 +1,171 @@
+"""The command line: quick, quiet towards programs, and helpful towards people who mistype."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from attar import cli, terminal
+
+
+@pytest.fixture
+def attar(capsys, tmp_path, monkeypatch):
+    """Run a command in an empty folder; return its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(list(words))
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def last_line(out: str) -> dict:
+    lines = out.splitlines()
+    assert len(lines) == 1
+    value = json.loads(lines[-1])
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize("start", [["-m", "attar"], ["-c", "from attar.cli import main; main()"]])
+def test_help_lists_the_commands_and_loads_no_torch(start):
+    hook = "import atexit, sys; atexit.register(lambda: print('TORCH', 'torch' in sys.modules, 'numpy' in sys.modules))"
+    code = f"{hook}; import runpy; sys.argv = ['attar', '--help']; runpy.run_module('attar', run_name='__main__')"
+    words = ["-c", code] if start[0] == "-m" else ["-c", f"{hook}; sys.argv = ['attar', '--help']; {start[1]}"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    assert "TORCH False False" in done.stdout
+    for command in ("run", "systems", "show", "claim", "evaluate", "compare", "export", "doctor"):
+        assert f" {command} " in done.stdout
+
+
+def test_the_version_is_the_packages(attar):
+    assert attar("--version")[:2] == (0, "attar 0.1.0\n")
+
+
+def test_systems_as_json_is_one_object_with_all_rows(attar):
+    code, out, _ = attar("systems", "--json")
+    rows = last_line(out)["systems"]
+    assert code == 0
+    assert sum(not row["base"] for row in rows) == 124
+    assert {"id", "title", "family", "status", "verdict", "effect", "interval"} <= set(rows[0])
+    assert {row["status"] for row in rows} <= {"works", "partial", "planned"}
+
+
+def test_systems_as_a_table_filters_by_family(attar):
+    code, out, _ = attar("systems", "--family", "model-language")
+    assert code == 0
+    assert "aligndistil" in out
+    assert "datadam" not in out
+    assert "13 rows" in out
+
+
+def test_show_of_a_planned_system_says_so(attar):
+    code, out, _ = attar("show", "tinyclip")
+    assert code == 0
+    assert "arXiv 2309.12314" in out
+    assert "planned" in out
+
+
+def test_show_prints_fields_with_range_and_note_and_an_example(attar):
+    code, out, _ = attar("show", "dm")
+    assert code == 0
+    for words in ("arXiv 2110.04181", "images per class", "net.width", "preset=small", "attar run dm"):
+        assert words in out
+    assert last_line(attar("show", "dm", "--json")[1])["id"] == "dm"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "datdam"], "unknown method 'datdam'; did you mean 'datadam'?"),
+        (["run", "tinyclip"], "planned"),
+        (["run", "dm", "ipc"], "key=value"),
+        (["run", "dm", "ipc="], "no value"),
+        (["run", "dm", "ipc=1", "ipc=2"], "given twice"),
+        (["run", "dm", "net..width=3"], "not a field's name"),
+        (["run", "dm", "net=[1"], "does not parse"),
+        (["run", "dm", "--ipc", "10"], "--ipc"),
+        (["run"], "Missing argument"),
+        (["show", "datdam"], "did you mean 'datadam'?"),
+        (["claim", "tinyclip"], "no claim"),
+        (["claim", "datdam"], "did you mean"),
+        (["systems", "--family", "vision"], "unknown family"),
+        (["export", "runs/none"], "--to"),
+        (["rum"], "rum"),
+    ],
+)
+def test_a_mistake_ends_with_one_message_and_code_2_and_leaves_nothing(attar, tmp_path, words, message):
+    code, out, err = attar(*words)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("attar: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_a_json_object_where_json_was_asked_for(attar):
+    code, out, err = attar("run", "datdam", "--json")
+    assert code == 2
+    assert "did you mean 'datadam'" in last_line(out)["error"]
+    assert "did you mean 'datadam'" in err
+
+
+def test_what_a_command_prints_on_its_way_does_not_reach_a_program(attar, monkeypatch):
+    def chatty(_id):
+        print("on my way")
+        return {"id": "dm", "loss": float("nan"), "seconds": 1.5}
+
+    monkeypatch.setattr("attar.catalogue.entry", chatty)
+    code, out, err = attar("show", "dm", "--json")
+    assert code == 0
+    assert last_line(out) == {"id": "dm", "loss": None, "seconds": 1.5}
+    assert "on my way" in err
+
+
+def test_a_folder_without_permission_is_a_message_and_a_bug_keeps_its_traceback(attar, monkeypatch):
+    def denied(_id):
+        raise PermissionError(13, "Permission denied", "runs/x")
+
+    monkeypatch.setattr("attar.catalogue.entry", denied)
+    code, _, err = attar("show", "dm")
+    assert code == 2
+    assert "runs/x: Permission denied" in err
+
+    def broken(_id):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("attar.catalogue.entry", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["show", "dm"])
+
+
+def test_json_is_strict_and_takes_what_numpy_and_paths_give(tmp_path):
+    import numpy as np
+
+    value = {"a": np.float32(0.5), "b": tmp_path, "c": (1, float("inf")), "d": np.int64(3), "e": None, "f": True}
+    assert json.loads(terminal.json_line(value)) == {
+        "a": 0.5,
+        "b": str(tmp_path),
+        "c": [1, None],
+        "d": 3,
+        "e": None,
+        "f": True,
+    }
+
+
+def test_an_effect_is_shown_with_its_sign_and_interval():
+    assert terminal.effect({"effect": 0.109, "interval": [0.1, 0.118]}) == "+0.109 [0.1, 0.118]"
+    assert terminal.effect({"effect": -0.02, "interval": None}) == "-0.02"
+    assert terminal.effect({}) == "–"
+    assert (
+        terminal.verdict({"verdict": "fails", "reason": "too small", "stale": True}).plain == "fails: too small (stale)"
+    )
