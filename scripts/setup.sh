@@ -7,8 +7,16 @@ python=${PYTHON:-python3}
 stamp=.venv/attar-setup.sha256
 cpu_index=https://download.pytorch.org/whl/cpu
 
-digest() { cat pyproject.toml constraints.txt scripts/setup.sh | "$1" -c 'import hashlib, sys
-print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'; }
+# What the environment depends on: the metadata of the package, not the settings of the linter beside it.
+digest() {
+    "$1" - <<'PYTHON'
+import hashlib, json, pathlib, tomllib
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())
+parts = [project["build-system"], project["project"], project["tool"]["hatch"]]
+texts = [json.dumps(parts, sort_keys=True), *(pathlib.Path(n).read_text() for n in ("constraints.txt", "scripts/setup.sh"))]
+print(hashlib.sha256("\0".join(texts).encode()).hexdigest())
+PYTHON
+}
 
 if [ -x .venv/bin/attar ] && [ -f "$stamp" ] && [ "$(digest .venv/bin/python)" = "$(cat "$stamp")" ]; then
     exit 0
