@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import xml.etree.ElementTree as ET
 
@@ -66,7 +67,7 @@ def test_a_line_rises_with_its_values_from_left_to_right() -> None:
 
 def test_decades_are_equally_far_apart_on_a_logarithmic_axis() -> None:
     heights = [y for _, y in curve(line_chart([0, 1, 2, 3], [1000, 100, 10, 1], "t"), "raw")]
-    gaps = [b - a for a, b in zip(heights, heights[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(heights)]
     assert gaps == pytest.approx([gaps[0]] * 3, abs=0.11)
     assert gaps[0] > 10
 

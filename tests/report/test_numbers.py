@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -29,7 +30,7 @@ def test_interval_of_one_value_is_the_value() -> None:
 )
 def test_ticks_enclose_the_range_in_equal_round_steps(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
-    steps = {round((b - a) / (ticks[1] - ticks[0]), 6) for a, b in zip(ticks, ticks[1:], strict=False)}
+    steps = {round((b - a) / (ticks[1] - ticks[0]), 6) for a, b in itertools.pairwise(ticks)}
     assert ticks[0] <= low
     assert ticks[-1] >= high
     assert steps == {1.0}
