@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import tokenize
 import warnings
 import zipfile
@@ -81,6 +82,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     tokenize.TokenError,
     io.UnsupportedOperation,
     OSError,
@@ -92,5 +94,6 @@ _BROKEN = (
     IndexError,
     OverflowError,
     RuntimeError,  # encrypted members
+    MemoryError,  # what the parser of headers says of too many brackets
     NotImplementedError,  # compression that zipfile lacks
 )
