@@ -99,9 +99,14 @@ def digest(value: Any) -> str:
 
 
 def build(
-    cls: type[T], overrides: Mapping[str, Any] | None = None, *, preset: str | None = None, name: str | None = None
+    cls: type[T],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    preset: str | None = None,
+    base: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> T:
-    """Build a spec from its defaults, then the preset, then the overrides.
+    """Build a spec from its defaults, then the preset, then `base`, then the overrides.
 
     Overrides may be nested mappings or dotted keys (`{"net.width": 64}`); changing a nested spec's kind (`net=resnet18`)
     drops what the preset said of that spec.
@@ -113,7 +118,7 @@ def build(
     layers: list[Mapping[str, Any]] = []
     if preset is not None:
         layers.append(preset_values(cls, preset, name))
-    layers.append(overrides or {})
+    layers += [base or {}, overrides or {}]
     defaults = {f.name: f.default for f in fields(cls)}
     values: dict[str, Any] = {}
     for layer in layers:

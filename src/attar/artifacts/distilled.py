@@ -53,7 +53,7 @@ class DistilledSet(Artifact):
         """Start from standard normal noise in normalised space."""
         labels = torch.arange(data.num_classes).repeat_interleave(ipc)
         shape = (len(labels), data.channels, data.size, data.size)
-        return cls(torch.randn(shape, generator=rng).to(data.device), labels.to(data.device), data, hints)
+        return cls(torch.randn(shape, generator=rng).to(data.pixels.device), labels.to(data.pixels.device), data, hints)
 
     @classmethod
     def from_indices(cls, data: Images, indices: Tensor, **hints: Any) -> Self:

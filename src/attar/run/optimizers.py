@@ -126,7 +126,7 @@ class Drop:
 
     def factor(self, step: int, steps: int) -> float:
         """Return what the learning rate is multiplied by at `step` of `steps`."""
-        return self.by ** sum(step >= share * steps for share in self.at)
+        return self.by ** sum(step >= round(share * steps) for share in self.at)
 
 
 Schedule = kinds(Constant | Cosine | Linear | Drop)

@@ -7,13 +7,14 @@ import shutil
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from attar import files
 from attar.errors import RecipeError
-from attar.spec import build, spec
+from attar.spec import build, spec, to_json
 
 
 @spec
@@ -44,6 +45,17 @@ def choose(size: int = 0, overrides: Mapping[str, Any] | None = None) -> Plan:
     values["threads"] = min(values["threads"], os.cpu_count() or 1)
     values["compile"] = values["compile"] and has_compiler()
     return build(Plan, {**values, **chosen}, name="plan")
+
+
+def store(folder: Path, plan: Plan) -> None:
+    """Keep the plan of a run's first start, so that later starts use the same."""
+    files.write_json(folder / "plan.json", to_json(plan))
+
+
+def stored(folder: Path) -> Plan | None:
+    """Return the plan of a run's first start, if it had one."""
+    path = folder / "plan.json"
+    return build(Plan, files.read_json(path), name="plan") if path.exists() else None
 
 
 def default_device() -> str:

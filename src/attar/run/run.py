@@ -86,6 +86,8 @@ class Run:
         self._exits.callback(self._log.close)
         self._exits.enter_context(signals.handled())
         self._exits.enter_context(_threads(self.plan.threads))
+        low = self.plan.precision == "bfloat16"
+        self._exits.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=low))
         newest = self._checkpoints.newest()
         self._replay_until = newest  # until then this start only repeats what is already logged
         self._log.truncate(newest.log_bytes if newest else 0)

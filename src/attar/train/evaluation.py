@@ -16,7 +16,7 @@ from attar.metrics import accuracy
 from attar.nets import ConvNet, Net
 from attar.run import Plan, keys
 from attar.run.fan_out import fan_out
-from attar.spec import spec, to_json
+from attar.spec import spec
 from attar.train.training import Labelled, Training, fit, predict
 
 
@@ -104,8 +104,3 @@ def evaluate(
             }
         )
     return table
-
-
-def describe(protocol: Protocol) -> dict[str, Any]:
-    """Return the protocol as JSON values."""
-    return dict(to_json(protocol))

@@ -30,7 +30,7 @@ class TrainNetwork:
     def __call__(self, run: Run, *, data: Images) -> Student:
         module = nets.fresh(self.net, data, run.rng("net"), device=run.device)
         steps = self.training.total(len(data))
-        student = run.learner("student", module, self.training.optimizer, schedule=self.training.schedule, steps=steps)
+        student = run.learner("student", module, self.training.optimizer, schedule=self.training, steps=steps)
         order = Order(data, self.training, run.rng)
         module.train()
         for step in run.loop("train", steps):

@@ -26,12 +26,17 @@ class Training:
     epochs: int = Field(300, ge=0)  # the field's E: E + 1 passes are made
     batch: int = Field(256, ge=1)  # images a step, at most the whole set
     optimizer: Optimizer = SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)
-    schedule: Schedule = Drop(at=(0.5,), by=0.1)  # the field drops once, behind half the epochs
+    schedule: Schedule | None = None  # none: the field's, ×0.1 once, behind epoch E // 2 + 1
     augment: str = "none"  # of each batch: none, dsa, …
 
     def total(self, count: int) -> int:
         """Return the number of optimizer steps for a set of `count` images."""
         return self.steps or (self.epochs + 1) * -(-count // self.batch)
+
+    def factor(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at `step` of `steps`."""
+        schedule = self.schedule or Drop(at=((self.epochs // 2 + 2) / (self.epochs + 1),), by=0.1)
+        return schedule.factor(step, steps)
 
 
 class Labelled(Protocol):
@@ -92,7 +97,7 @@ def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, *,
     for step in range(steps):
         images, labels = order.batch(step)
         for group in optimizer.param_groups:
-            group["lr"] = training.optimizer.lr * training.schedule.factor(step, steps)
+            group["lr"] = training.optimizer.lr * training.factor(step, steps)
         optimizer.zero_grad(set_to_none=True)
         loss_of(module, images, labels).backward()
         optimizer.step()

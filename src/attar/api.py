@@ -1,0 +1,234 @@
+"""The public functions: run, evaluate, compare, export, claim, doctor. The command line calls these and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attar import files, ledger, recipes
+from attar.errors import AttarError, RecipeError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run gave: its artifact, where it lies, and how it went."""
+
+    artifact: Any
+    folder: Path
+    fingerprint: str
+    seconds: float
+    state: str  # finished, or partial where the time budget cut it
+    reused: bool  # it had finished before and was not run again
+
+
+def run(id: str, *, preset: str = "small", **settings: Any) -> Any:
+    """Run a system and return its artifact.
+
+    Args:
+        id: a system's id, or the path of a YAML recipe (then the artifact of its last entry is returned).
+        preset: `small` finishes in minutes on a small machine; `paper` is the paper's setting.
+        settings: the method's inputs and fields (dotted names as in `{"net.width": 64}` are fine), and the run's own
+            keys: seed, out, threads, device, precision, time, copy.
+
+    Raises:
+        AttarError: something in this call is wrong; the message says what to do.
+    """
+    return run_result(id, preset=preset, **settings).artifact
+
+
+def run_result(target: str, **settings: Any) -> RunResult:
+    """Run a system or a recipe like `run`, and return how it went besides the artifact."""
+    if not str(target).endswith((".yaml", ".yml")):
+        return _run_one(recipes.make(target, settings))
+    results: dict[str, RunResult] = {}
+    for name, entry in recipes.read(target).items():
+        artifacts = {key: result.artifact for key, result in results.items()}
+        own = recipes.flatten(entry, artifacts)
+        results[name] = _run_one(recipes.make(own.pop("run"), {**own, **settings}))
+    return results[name]
+
+
+def evaluate(
+    target: Any,
+    *,
+    data: Any = None,
+    protocol: str | None = None,
+    networks: int = 5,
+    nets: Sequence[str] | None = None,
+    baselines: Sequence[str] = ("random", "full"),
+    seed: int = 0,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Train fresh networks on a distilled set and on its baselines, and score them on the real test set.
+
+    Args:
+        target: a run folder, an artifact folder, or a `DistilledSet` or `Selection`.
+        data: the real data; none means what the run was made from.
+        protocol: a preset of the evaluation protocol; none means `small` for a run made with that preset, else what
+            the method asks for.
+        networks: fresh networks an arm.
+        nets: other architectures to score on as well.
+        baselines: arms to compare with: `random` (a fresh random subset of the same size for each network) and `full`
+            (all the data, for the same number of optimizer steps).
+        seed: of the networks.
+        overrides: fields of the protocol, such as `{"training.epochs": 100}`.
+
+    Returns:
+        protocol, data, arms and cross (as in evaluation.json), which is added to the run folder with a new report.
+    """
+    from attar.judging import judge
+
+    settings = {**overrides, "networks": networks}
+    arms = {"nets": nets or (), "baselines": baselines, "seed": seed}
+    outcome = judge(target, data=data, protocol=protocol, settings=settings, **arms)
+    if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
+        files.write_json(Path(target) / "evaluation.json", outcome)
+        _report(Path(target), data)
+    return outcome
+
+
+def compare(folders: Iterable[str | Path]) -> dict[str, Any]:
+    """Return what differs between the recipes of runs, and their numbers side by side."""
+    rows = []
+    for folder in map(Path, folders):
+        recipe = _read(folder, "recipe.json")
+        record = _read(folder, "run.json", {})
+        judged = _read(folder, "evaluation.json", {"arms": []})
+        own = next((arm for arm in judged["arms"] if arm["name"] not in {"random", "full"}), {})
+        numbers = {key: own[key] for key in ("accuracy", "accuracy_std", "images", "bytes") if key in own}
+        told = {key: recipe[key] for key in ("id", "version", "seed")}
+        flat = _flat({**told, **recipe["inputs"], **recipe["fields"]})
+        rows.append((flat, {"folder": str(folder), "state": record.get("state"), "seconds": record.get("seconds"), **numbers}))
+    if not rows:
+        raise AttarError("compare needs at least one run folder")
+    keys = dict.fromkeys(key for flat, _ in rows for key in flat)
+    differing = [key for key in keys if len({repr(flat.get(key)) for flat, _ in rows}) > 1]
+    return {"differs": differing, "runs": [{**row, **{key: flat.get(key) for key in differing}} for flat, row in rows]}
+
+
+def export(folder: str | Path, to: str, out: str | Path) -> Path:
+    """Write a run's artifact in another format: `parquet`, `imagefolder` or `npz`.
+
+    Raises:
+        AttarError: unknown format, an artifact that has no such form, or `out` exists.
+    """
+    from attar.artifacts import export as formats
+
+    if to not in formats.FORMATS:
+        raise RecipeError(f"unknown format '{to}'{did_you_mean(to, formats.FORMATS)} Known: {', '.join(formats.FORMATS)}")
+    out = Path(out)
+    if out.exists():
+        raise AttarError(f"{out} exists and is not overwritten; choose another --out")
+    artifact, splits = _artifact(folder, None)
+    return formats.export(artifact, to, out, splits.train if splits is not None else None)
+
+
+def claim(
+    id: str, *, seeds: int | None = None, first_seed: int | None = None, data: str | None = None, quick: bool = False
+) -> dict[str, Any]:
+    """Rerun a paper's claim: its arms over paired seeds, the effect, its interval, the verdict."""
+    from attar.claims.harness import run_claim
+
+    return run_claim(ledger.claim_class(id), seeds=seeds, first_seed=first_seed, data=data, quick=quick)
+
+
+def doctor(*, calibrate: bool = False) -> dict[str, Any]:
+    """Report versions, threads, devices and data found; with `calibrate`, time this machine and keep the fastest plan."""
+    from attar import diagnosis
+
+    return diagnosis.report(calibrate=calibrate)
+
+
+def _run_one(recipe: recipes.Recipe) -> RunResult:
+    """Report a finished run, go on with an unfinished one, or start."""
+    from attar.artifacts import load
+    from attar.run import Run, plan
+    from attar.run.stage import execute
+
+    folder = recipe.folder
+    _check_folder(folder, recipe)
+    record = _read(folder, "run.json", {})
+    if record.get("state") == "finished":
+        return RunResult(load(folder), folder, record["fingerprint"], record["seconds"], "finished", reused=True)
+    resolved, splits = recipes.resolve(recipe)
+    size = splits.train.size if splits is not None else 0
+    chosen = plan.stored(folder) or plan.choose(size, recipe.plan)
+    if splits is not None and chosen.device != "cpu":
+        splits = splits.to(chosen.device)
+        resolved["data"] = splits.train
+    new = not folder.exists()
+    try:
+        with Run(
+            folder, seed=recipe.seed, plan=chosen, recipe=recipe.hash, time=recipe.time, copy=recipe.copy, title=recipe.id
+        ) as live:
+            files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
+            plan.store(folder, chosen)
+            artifact = execute(live, recipe.method, resolved)
+            state = "partial" if live.partial else "finished"
+    except AttarError:
+        if new and not (folder / "checkpoints").exists() and not (folder / "artifact").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was made yet: leave nothing behind
+        raise
+    _report(folder, splits)
+    record = _read(folder, "run.json")
+    return RunResult(artifact, folder, record["fingerprint"], record["seconds"], state, reused=False)
+
+
+def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
+    """Refuse a folder that holds something else; nothing a user made is overwritten."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise AttarError(f"{folder} is a file; choose another folder with out=FOLDER")
+    there = _read(folder, "recipe.json", None)
+    if there is None:
+        if any(item.name != ".lock" for item in folder.iterdir()):
+            raise AttarError(f"{folder} exists and is no run folder; choose another with out=FOLDER")
+        return
+    if there.get("hash") == recipe.hash:
+        return
+    mine = recipe.to_json()
+    if there.get("id") == recipe.id and there.get("version") != mine["version"]:
+        raise RecipeError(
+            f"{folder} was made with version {there.get('version')} of '{recipe.id}', and this is version "
+            f"{mine['version']}, whose numbers differ; choose another folder with out=FOLDER"
+        )
+    old, new = _flat(there), _flat(mine)
+    differing = [key for key in new if key in old and old[key] != new[key]]
+    detail = f" ({differing[0]}: {old[differing[0]]!r} there, {new[differing[0]]!r} now)" if differing else ""
+    raise RecipeError(f"{folder} holds a run of another recipe{detail}; choose another folder with out=FOLDER")
+
+
+def _artifact(target: Any, data: Any) -> tuple[Any, Any]:
+    """Return the artifact of a run folder (or the one given) and the splits of the data it was made from."""
+    from attar import data as sources
+    from attar.artifacts import load
+
+    artifact = load(target) if isinstance(target, str | Path) else target
+    given = data if data is not None else getattr(artifact, "source", None)
+    return artifact, None if given in {None, "memory"} else sources.resolve(given)
+
+
+def _report(folder: Path, data: Any) -> None:
+    from attar.report import write_report
+
+    write_report(folder, data)
+
+
+def _read(folder: Path, name: str, *default: Any) -> Any:
+    path = folder / name
+    if not path.exists():
+        if default:
+            return default[0]
+        raise AttarError(f"{folder} is no run folder (it has no {name}); 'attar run' makes them")
+    return files.read_json(path)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
