@@ -78,12 +78,15 @@ def test_a_real_effect_holds_and_is_written_with_everything_a_stranger_needs(cla
     assert written == result
     assert set(written) >= {
         "verdict", "effect", "interval", "seconds", "reason", "p", "delta", "n", "arms", "currencies", "tuning",
-        "power", "versions", "machine", "commit", "hash", "sources", "methods", "frozen", "finished", "fixed", "earlier",
+        "power", "versions", "machine", "commit", "hash", "sources", "methods", "frozen", "finished", "fixed",
+        "earlier",
     }  # fmt: skip
-    new = written["arms"]["new"]
+    new = written["measured"]["new"]
     assert new["accuracy"] == pytest.approx(np.mean(new["values"]["accuracy"]))
     assert new["accuracy_std"] == pytest.approx(np.std(new["values"]["accuracy"], ddof=1))
-    old = written["arms"]["old"]
+    old = written["measured"]["old"]
+    assert written["arms"]["new"] == new["accuracy"]
+    assert written["arms"]["new_std"] == new["accuracy_std"]
     paired = np.subtract(new["values"]["accuracy"], old["values"]["accuracy"])
     assert result["effect"] == pytest.approx(paired.mean())
     assert written["replication"] is False
@@ -119,7 +122,7 @@ def test_a_best_value_on_the_edge_widens_the_grid_once_and_the_trials_stay_equal
     table = result["tuning"]["arms"]
     assert [row["trial"]["lr"] for row in table["new"]] == pytest.approx([0.01, 0.1, 1.0])
     assert [row["trial"]["lr"] for row in table["old"]] == pytest.approx([0.1, 1.0, 10.0])
-    assert result["arms"]["new"]["trial"]["lr"] == pytest.approx(1.0)
+    assert result["measured"]["new"]["trial"]["lr"] == pytest.approx(1.0)
     assert "'new' still lies on an edge" in claim.said
     assert {arm: costs["trials"] for arm, costs in result["currencies"].items()} == {"new": 12, "old": 12}
 
@@ -147,7 +150,7 @@ def test_a_killed_claim_goes_on_and_ends_with_the_same_result(claim, tmp_path):
             again = claim(fake)
         total += len(fake.jobs)
     assert total == 24 + 10  # no job ran twice
-    assert again["arms"] == whole["arms"]
+    assert again["measured"] == whole["measured"]
     assert again["effect"] == whole["effect"]
 
 
@@ -196,10 +199,10 @@ def test_a_freeze_of_another_version_is_not_used(claim):
     record = json.loads(frozen.read_text())
     assert record["chosen"] == {"new": {"lr": 1.0}, "old": {"lr": 1.0}}
     frozen.write_text(json.dumps({**record, "hash": "old", "chosen": {"new": {"lr": 10.0}, "old": {"lr": 10.0}}}))
-    assert claim(Fake())["arms"]["new"]["trial"] == {"lr": 1.0}
+    assert claim(Fake())["measured"]["new"]["trial"] == {"lr": 1.0}
 
 
-@pytest.mark.parametrize("more", [{"seeds": 7}, {"first_seed": 1000}, {"source": "digits"}])
+@pytest.mark.parametrize("more", [{"seeds": 7}, {"first_seed": 1000}, {"data": "digits"}])
 def test_other_seeds_or_data_are_a_replication_and_write_nothing(claim, more):
     result = claim(Fake(), **more)
     assert result["replication"] is True
@@ -225,7 +228,7 @@ def test_tuning_seeds_cannot_be_verdict_seeds(claim):
 
 
 def test_the_embedded_subset_gives_no_verdict(claim):
-    result = claim(Fake(), source="fashion-mnist-mini?size=14")
+    result = claim(Fake(), data="fashion-mnist-mini?size=14")
     assert (result["verdict"], result["effect"]) == (None, None)
     assert "setting differs" in claim.said
     assert not claim.folder.exists()
@@ -244,10 +247,10 @@ def test_the_quick_form_exercises_every_arm_and_gives_no_verdict(claim):
 
 def test_a_lost_arm_counts_with_its_worst_value(claim):
     result = claim(Fake(lost=[("verdict", "new", 2)]))
-    values = result["arms"]["new"]["values"]["accuracy"]
+    values = result["measured"]["new"]["values"]["accuracy"]
     assert values[2] is None
-    assert result["arms"]["new"]["status"][2] == "diverged"
-    old = result["arms"]["old"]["values"]["accuracy"]
+    assert result["measured"]["new"]["status"][2] == "diverged"
+    old = result["measured"]["old"]["values"]["accuracy"]
     assert result["effect"] == pytest.approx(np.mean([(v or 0.0) - o for v, o in zip(values, old, strict=True)]))
     assert result["n"] == 5
 

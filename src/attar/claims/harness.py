@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -30,8 +31,8 @@ def run_claim(
     cls: type[Claim],
     *,
     seeds: int | None = None,
-    first_seed: int = 0,
-    source: str | None = None,
+    first_seed: int | None = None,
+    data: str | None = None,
     quick: bool = False,
     workers: int = WORKERS,
     execute: Execute = run_arm,
@@ -48,8 +49,8 @@ def run_claim(
     Args:
         cls: the claim.
         seeds: number of verdict seeds, at least 2; the file's if not given.
-        first_seed: the first of them; 100-199 are for tuning.
-        source: data; the file's if not given.
+        first_seed: the first of them, 0 if not given; 100-199 are for tuning.
+        data: a source; the file's if not given.
         quick: the quick form.
         workers: processes of one thread each.
         execute: runs a job; tests give one that is instantaneous.
@@ -63,14 +64,15 @@ def run_claim(
     """
     say = say or _to_stderr
     check(cls)
-    session = _Session(cls, source or cls.source, folder=folder, workers=workers, execute=execute, say=say)
+    session = _Session(cls, data or cls.source, folder=folder, workers=workers, execute=execute, say=say)
     if quick:
         return session.quick()
     exact = all(contrast.form == "exact" for contrast in cls.contrasts())
     count = (1 if exact else cls.seeds) if seeds is None else seeds
-    chosen = range(first_seed, first_seed + count)
+    first = first_seed or 0
+    chosen = range(first, first + count)
     _check_seeds(chosen, exact)
-    replication = first_seed != 0 or count != (1 if exact else cls.seeds) or session.source != cls.source
+    replication = first != 0 or count != (1 if exact else cls.seeds) or session.source != cls.source
     say(f"claim {cls.id}: {cls.statement()}")
     return session.check(chosen, replication=replication)
 
@@ -100,13 +102,16 @@ class _Session:
             Job(claim=self.path, phase="quick", arm=arm, seed=QUICK_SEED, source=source, trial=trials(grid)[0])
             for arm, grid in self.cls.grids.items()
         ]
-        found = run_jobs(jobs, self.place, self.execute, workers=1, title=f"{self.cls.id} quick")
-        arms = {job.arm: judgement.arm_record([found[place(job)]]) for job in jobs}
+        place_once = self.place / "quick"  # nothing is kept: the quick form is there to exercise the code
+        shutil.rmtree(place_once, ignore_errors=True)
+        found = run_jobs(jobs, place_once, self.execute, workers=1, title=f"{self.cls.id} quick")
+        outcomes = {job.arm: [found[place(job)]] for job in jobs}
         for contrast in self.cls.contrasts():
-            judgement.differences(contrast, {job.arm: [found[place(job)]] for job in jobs})
+            judgement.differences(contrast, outcomes)
         self.say("quick form: every arm ran, no verdict")
-        seconds = math.fsum(arm["seconds"] for arm in arms.values())
-        return {"id": self.cls.id, "quick": True, **_NO_VERDICT, "seconds": seconds, "source": source, "arms": arms}
+        seconds = math.fsum(outcome["seconds"] for outcome in found.values())
+        arms = judgement.arm_records(self.cls, outcomes)
+        return {"id": self.cls.id, "quick": True, **_NO_VERDICT, "seconds": seconds, "source": source, **arms}
 
     def check(self, seeds: range, *, replication: bool) -> dict[str, Any]:
         """Tune, freeze, run the verdict seeds and judge."""
@@ -248,7 +253,7 @@ class _Session:
             "primary": primary,
             "secondary": [judgement.described(contrast, outcomes) for contrast in cls.secondary],
             "precondition": self.precondition(outcomes),
-            "arms": {arm: judgement.arm_record(some) for arm, some in outcomes.items()},
+            **judgement.arm_records(cls, outcomes),
             "currency": cls.currency,
             "currencies": judgement.currencies(outcomes, choices["trials"]),
             **further,
@@ -306,7 +311,7 @@ def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Say whether two results are of one version of the claim and have the same values, seed by seed."""
 
     def told(result: dict[str, Any]) -> Any:
-        arms = {arm: (some["trial"], some["values"], some["status"]) for arm, some in result["arms"].items()}
+        arms = {arm: (some["trial"], some["values"], some["status"]) for arm, some in result["measured"].items()}
         return result["hash"], digest(arms), result["verdict"], result["seeds"]
 
     return bool(told(before) == told(after))

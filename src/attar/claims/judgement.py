@@ -12,6 +12,7 @@ from attar.claims import power
 from attar.claims.claim import Claim, Contrast, Precondition
 from attar.claims.jobs import Outcome
 from attar.claims.meter import mean_costs, unequal
+from attar.claims.tuning import judged_by
 from attar.claims.verdict import (
     CONFIDENCE,
     CONFIDENCE_OF_TWO_LOOKS,
@@ -134,8 +135,21 @@ def described(contrast: Contrast, outcomes: Outcomes, judged: Verdict | None = N
     return {"statement": contrast.statement(), **stated, "effect": statistics.fmean(found), "interval": interval}
 
 
-def arm_record(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return an arm as JSON values: each metric's mean, `NAME_std` beside it, and the values seed by seed."""
+def arm_records(cls: type[Claim], outcomes: Outcomes) -> dict[str, Any]:
+    """Return every arm as JSON values.
+
+    `arms` holds each arm's mean in the metric it is judged by, with `ARM_std` over seeds beside (None for an arm that
+    never finished); `measured` all metrics of every arm, likewise, and their values seed by seed.
+    """
+    measured = {arm: _arm_record(some) for arm, some in outcomes.items()}
+    arms: dict[str, float | None] = {}
+    for arm, record in measured.items():
+        metric = judged_by(cls, arm).metric
+        arms |= {arm: record.get(metric), f"{arm}_std": record.get(f"{metric}_std")}
+    return {"arms": arms, "measured": measured}
+
+
+def _arm_record(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     names = sorted({name for outcome in outcomes for name in outcome["metrics"]})
     record: dict[str, Any] = {"trial": outcomes[0]["trial"], "values": {}}
     for name in names:
