@@ -39,7 +39,7 @@ def evaluation() -> dict[str, Any]:
         std = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
         return {
             "name": name, "accuracy": mean, "accuracy_std": std, "accuracies": values,
-            "images": images, "bytes": images * 784, "seconds": seconds,
+            "images": images, "bytes": images * 784, "steps": 3000, "seconds": seconds,
         }  # fmt: skip
 
     arms = [

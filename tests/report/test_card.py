@@ -19,7 +19,7 @@ def card(folder: Path, measured: Any = None, **more: Any) -> str:
 
 def test_the_card_holds_the_numbers(run_folder: Path) -> None:
     text = card(run_folder, evaluation())
-    assert "| distilled | 77.0 ± 1.0 | 74.5 to 79.5 | 3 | 100 | 78.4 kB | 12.3 s |" in text
+    assert "| distilled | 77.0 ± 1.0 | 74.5 to 79.5 | 3 | 100 | 78.4 kB | 3,000 | 12.3 |" in text
     assert "- With resnet18 (norm batch): distilled 77.0, random 72.2" in text
     assert "epochs 300" in text
 

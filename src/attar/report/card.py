@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attar.report.numbers import bytes_text, seconds_text
+from attar.report.numbers import bytes_text
 from attar.report.recipe import command_line, flatten, shown, told
 from attar.report.results import headline, net_name, read_arms
 
@@ -115,10 +115,13 @@ def _numbers(evaluation: Mapping[str, Any]) -> Iterator[str]:
     networks, protocol = evaluation.get("networks"), plain(told(evaluation.get("protocol", {}))) or NOT_STATED
     yield "## Numbers"
     yield ""
-    yield f"Test accuracy in per cent, mean ± standard deviation over networks; protocol: {protocol}."
+    yield (
+        "Test accuracy in per cent, mean ± standard deviation over networks; steps and seconds are those of training "
+        f"one. Protocol: {protocol}."
+    )
     yield ""
-    yield "| trained on | accuracy | 95 % t interval | networks | images | storage | training |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    yield "| trained on | accuracy | 95 % t interval | networks | images | storage | steps | seconds |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
     for arm in read_arms(evaluation.get("arms"), networks):
         spread = "" if arm.deviation is None else f" ± {100 * arm.deviation:.1f}"
         interval = f"{100 * arm.low:.1f} to {100 * arm.high:.1f}" if arm.high > arm.low else "–"
@@ -129,7 +132,8 @@ def _numbers(evaluation: Mapping[str, Any]) -> Iterator[str]:
             str(arm.networks),
             "–" if arm.images is None else f"{arm.images:,}",
             "–" if arm.bytes is None else bytes_text(arm.bytes),
-            "–" if arm.seconds is None else seconds_text(arm.seconds),
+            "–" if arm.steps is None else f"{arm.steps:,}",
+            "–" if arm.seconds is None else f"{arm.seconds:.1f}",
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""

@@ -37,19 +37,24 @@ NETWORKS_SHOWN = 20
 INTERVAL = "Bars are means; whiskers are 95 % t intervals over networks."
 
 
-def write_report(folder: Path, data: Images | Splits | None = None) -> Path:
+def write_report(folder: str | Path, data: Images | Splits | str | None = None) -> Path:
     """Write `report.html` into a run folder and return its path.
 
     A run that is not finished, not evaluated or of a kind without pictures gets the page that its files allow.
 
     Args:
         folder: a run folder; only its `recipe.json` has to be there.
-        data: the real images to show beside those of the artifact; a selection needs them to show what it chose.
+        data: the real images to show beside those of the artifact, or where to load them; a selection needs them to
+            show what it chose.
 
     Raises:
-        DataError: `folder` is not a run folder.
+        DataError: `folder` is not a run folder, or `data` cannot be loaded.
     """
     run = read_folder(Path(folder))
+    if isinstance(data, str):
+        from attar.data import resolve
+
+        data = resolve(data)
     page = _environment().get_template("page.html").render(_content(run, data))
     target = run.path / "report.html"
     write_text(target, page)
@@ -92,6 +97,7 @@ def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
         "arms": arms,
         "protocol": _protocol(run.evaluation),
         "accuracy_chart": bar_chart(bars(arms), "Test accuracy by training set") if arms else "",
+        "steps_known": any(arm.steps is not None for arm in arms),
         "networks": min(networks, NETWORKS_SHOWN) if networks > 1 else 0,
         "gallery": pictures,
         "gallery_note": _gallery_note(pictures, kind) if pictures else "",

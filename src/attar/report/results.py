@@ -18,7 +18,8 @@ NOUNS = {"distilled-set": "distilled images", "selection": "chosen images"}
 class Arm:
     """What one training set came to: accuracies in [0, 1] per network, their mean and sample standard deviation.
 
-    `low` and `high` are the ends of the 95 % t interval of the mean over networks, both the mean for a single network.
+    `low` and `high` are the ends of the 95 % t interval of the mean over networks, both the mean for a single network;
+    `steps` and `seconds` are those of training one network.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Arm:
     high: float
     images: int | None
     bytes: float | None
+    steps: int | None
     seconds: float | None
 
     @property
@@ -56,7 +58,7 @@ def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
         else:
             half = half_width(deviation, count) if deviation is not None and count > 1 else 0.0
             low, high = mean - half, mean + half
-        images = _number(entry.get("images"))
+        images, steps = _number(entry.get("images")), _number(entry.get("steps"))
         arms.append(
             Arm(
                 name=str(entry.get("name", "unnamed")),
@@ -68,6 +70,7 @@ def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
                 high=high,
                 images=None if images is None else int(images),
                 bytes=_number(entry.get("bytes")),
+                steps=None if steps is None else int(steps),
                 seconds=_number(entry.get("seconds")),
             )
         )
