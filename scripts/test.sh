@@ -19,7 +19,7 @@ command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/d
 [ "$(id -u)" -ne 0 ] || without other_uid "running as root, who may write everywhere"
 
 expression=
-for name in "${lacking[@]}"; do
+for name in ${lacking[@]+"${lacking[@]}"}; do # the form that old bash takes for an empty list
     expression="${expression:+$expression and }not $name"
 done
 

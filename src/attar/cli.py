@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from attar import __version__
-from attar.errors import AttarError
+from attar.errors import AttarError, RecipeError
 from attar.overrides import parse_overrides
 
 app = typer.Typer(
@@ -127,22 +127,30 @@ def claim(
 @app.command()
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or an artifact folder.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", show_default=False, help="Fields of the protocol."),
+    ] = None,
     *,
     data: Annotated[str | None, typer.Option(help="Data to test on.", show_default="the run's")] = None,
     protocol: Annotated[str | None, typer.Option(help="Training preset.", show_default="the method's")] = None,
     networks: Annotated[int, typer.Option(min=1, help="Fresh networks an arm.")] = 5,
     nets: Annotated[str | None, typer.Option(help="Other architectures too, such as mlp,lenet.")] = None,
     baselines: Annotated[str, typer.Option(help="Arms to compare with; 'none' for none.")] = "random,full",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the networks.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train fresh networks on what a run made, and on its baselines, and compare their test accuracy."""
+    overrides = parse_overrides(settings or [])
+    options: dict[str, Any] = {"data": data, "protocol": protocol, "networks": networks, "seed": seed}
+    options["nets"] = _names(nets)
+    options["baselines"] = () if baselines == "none" else _names(baselines)
+    for key in overrides.keys() & options:
+        raise RecipeError(f"'{key}' is an option of evaluate; write --{key} {overrides[key]}")
     with _answer(as_json) as answer:
         from attar import api, terminal
 
-        options: dict[str, Any] = {"data": data, "protocol": protocol, "networks": networks}
-        options["nets"] = _names(nets)
-        options["baselines"] = () if baselines == "none" else _names(baselines)
-        answer(api.evaluate(target, **options), terminal.show_arms)
+        answer(api.evaluate(target, **options, **overrides), terminal.show_arms)
 
 
 @app.command()
