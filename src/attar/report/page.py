@@ -95,7 +95,7 @@ def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
         "result": headline(arms, kind) if arms else _without_result(run, kind),
         "notices": [*_notices(run), *problem],
         "arms": arms,
-        "protocol": _protocol(run.evaluation),
+        "measured": _measured(run.evaluation),
         "accuracy_chart": bar_chart(bars(arms), "Test accuracy by training set") if arms else "",
         "steps_known": any(arm.steps is not None for arm in arms),
         "networks": min(networks, NETWORKS_SHOWN) if networks > 1 else 0,
@@ -174,12 +174,14 @@ def _gallery_note(pictures: Gallery, kind: str) -> str:
     return " ".join(parts)
 
 
-def _protocol(evaluation: Mapping[str, Any]) -> str:
-    """Say on what and how the arms were measured."""
-    told = recipes.told(evaluation.get("protocol", {}))
+def _measured(evaluation: Mapping[str, Any]) -> str:
+    """Say on what the arms were measured, and by how many networks; the whole protocol is under provenance."""
     data = f" on {evaluation['data']}" if evaluation.get("data") else ""
-    networks = f", {evaluation['networks']} fresh networks for each training set" if evaluation.get("networks") else ""
-    return f"Measured{data}{networks}." + (f" Protocol: {told}." if told else "")
+    networks = (
+        f" with {evaluation['networks']} fresh networks for each training set" if evaluation.get("networks") else ""
+    )
+    note = f" {evaluation['note']}" if evaluation.get("note") else ""
+    return f"Measured{data}{networks}.{note}"
 
 
 def _cross(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,6 +248,8 @@ def _provenance(run: RunFolder) -> Iterator[tuple[str, str]]:
             yield from _entries(key, value)
     for key, value in run.plan.items():
         yield from _entries(key, value)
+    yield from _entries("evaluation protocol", run.evaluation.get("protocol"))
+    yield from _entries("evaluation seed", run.evaluation.get("seed"))
 
 
 def _entries(key: str, value: Any) -> Iterator[tuple[str, str]]:
