@@ -118,3 +118,21 @@ def test_a_layer_that_cannot_initialise_itself_is_named():
 def test_shared_parameters_count_once():
     layer = nn.Linear(3, 3)
     assert nets.count_parameters(nn.Sequential(layer, layer)) == 12
+
+
+def test_a_compiled_module_survives_a_reset_without_compiling_again():
+    module = nets.freeze(nets.fresh(SPECS[0], LIKE, generator()))
+    compilations = []
+
+    def backend(graph, _):
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(module.embed, backend=backend, dynamic=False)
+    x = torch.randn(4, 1, 14, 14, generator=generator())
+    first = compiled(x)
+    nets.reset(module, generator(1))
+    second = compiled(x)
+    assert torch.equal(second, module.embed(x))
+    assert not torch.equal(second, first)
+    assert len(compilations) == 1
