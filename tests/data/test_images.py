@@ -191,7 +191,7 @@ BAD = {
     "int64 pixels": (np.zeros((2, 1, 4, 4), np.int64), [0, 1], "uint8"),
     "text pixels": (np.full((2, 1, 4, 4), "a"), [0, 1], "must be numbers"),
     "ragged": ([[[1]], [[1, 2]]], [0, 1], "do not form an array"),
-    "label count": (np.zeros((2, 1, 4, 4), np.uint8), [0], "one a image"),
+    "label count": (np.zeros((2, 1, 4, 4), np.uint8), [0], "one per image"),
     "float labels": (np.zeros((2, 1, 4, 4), np.uint8), [0.0, 1.0], "integers"),
     "gap": (np.zeros((3, 1, 4, 4), np.uint8), [0, 2, 2], "no image of class 1"),
     "negative": (np.zeros((2, 1, 4, 4), np.uint8), [-1, 0], "from 0 to"),

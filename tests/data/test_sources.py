@@ -275,7 +275,7 @@ def test_npz_with_both_splits_keeps_order_type_and_memory_layout(tmp_path):
     [
         ({"a": np.zeros(3)}, "holds a; needed are x_train and y_train"),
         ({"x": np.array([{}, {}], object), "y": np.arange(2)}, "Python objects, which are never read"),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.arange(3)}, "one a image"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.arange(3)}, "one per image"),
         ({"x_train": np.zeros((4, 4, 4), np.uint8), "y_train": np.arange(4) % 2, "x_test": np.zeros(1)}, "only one of"),
     ],
 )
@@ -415,3 +415,50 @@ def test_drawn_test_split_keeps_given_constants_and_measures_others_again():
     measured = resolve((images, labels))
     assert measured.train.normalised().mean().abs() < 1e-4
     assert torch.equal(measured.test.mean, measured.train.mean)
+
+
+def test_resolve_keeps_the_order_of_a_shuffled_hugging_face_set():
+    images, labels = pictures()
+    shuffled = hugging_face(images, labels).select([5, 0, 7, 2, 1, 3])
+    splits = resolve({"train": shuffled, "test": shuffled})
+    assert torch.equal(splits.train.pixels[:, 0], torch.from_numpy(images[[5, 0, 7, 2, 1, 3]]))
+    assert splits.train.labels.tolist() == labels[[5, 0, 7, 2, 1, 3]].tolist()
+
+
+def test_resolve_reads_pictures_that_a_hugging_face_set_only_names(tmp_path):
+    import datasets
+
+    images, labels = pictures()
+    write_folder(tmp_path, images, labels)
+    files = sorted(tmp_path.glob("*/*.png"), key=lambda path: path.name)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    named = datasets.Dataset.from_dict({"image": list(map(str, files)), "label": labels.tolist()}, features=features)
+    assert same_images(resolve({"train": named, "test": named}).train, images, labels)
+
+
+def test_resolve_takes_both_splits_and_gives_the_test_images_the_training_constants():
+    images, labels = pictures()
+    splits = resolve({"train": (images, labels), "test": (images[:6] // 2, labels[:6])})
+    assert (len(splits.train), len(splits.test), splits.note) == (24, 6, "")
+    assert torch.equal(splits.test.mean, splits.train.mean)
+    with pytest.raises(DataError, match="differ in shape"):
+        resolve({"train": (images, labels), "test": (images[:, :4, :4], labels)})
+    with pytest.raises(DataError, match="has 'train' and may have 'test'; got training"):
+        resolve({"training": (images, labels)})
+
+
+def test_a_stream_is_refused():
+    images, labels = pictures()
+    with pytest.raises(DataError, match="without streaming"):
+        resolve(hugging_face(images, labels).to_iterable_dataset())
+
+
+def test_what_the_system_refuses_to_read_is_a_data_error(tmp_path, monkeypatch):
+    from attar.data import folder
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(folder, "_sub_folders", refuse)
+    with pytest.raises(DataError, match=r"cannot be read: .*Permission denied"):
+        load(f"folder:{tmp_path}")

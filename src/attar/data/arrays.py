@@ -135,7 +135,7 @@ def _labels(labels: Any, count: int, source: str) -> Tensor:
     if numbers.ndim == 2 and numbers.shape[1] == 1:
         numbers = numbers[:, 0]
     if numbers.ndim != 1 or len(numbers) != count:
-        raise DataError(f"labels of {source} must be one a image, [{count}]; got {list(numbers.shape)}")
+        raise DataError(f"labels of {source} must be one per image, [{count}]; got {list(numbers.shape)}")
     return numbers.long()
 
 

@@ -97,11 +97,14 @@ def _table(datasets: Any, files: list[Path], source: str) -> Any:
 
 
 def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | None) -> Images:
+    if not hasattr(dataset, "__len__"):
+        raise DataError(f"data '{source}' is a stream; load it without streaming=True")
     if not len(dataset):
         raise DataError(f"data '{source}' is empty")
     image_column = _column(dataset, IMAGE_COLUMNS, "images", source)
     label_column = _column(dataset, LABEL_COLUMNS, "labels", source)
-    raw = dataset.data.column(label_column).to_pylist()
+    table = dataset.with_format("arrow")[:]  # storage as it is, in the order of the set even where it was shuffled
+    raw = table.column(label_column).to_pylist()
     if any(label is None for label in raw):
         raise DataError(f"column '{label_column}' of '{source}' has rows without a label")
     names = classes or tuple(getattr(dataset.features[label_column], "names", None) or ())
@@ -110,7 +113,7 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
         if unknown := set(raw) - set(names):
             raise DataError(f"'{source}' has labels that the training split lacks: {', '.join(sorted(unknown)[:5])}")
         raw = [names.index(label) for label in raw]
-    pixels = _stack(dataset.data.column(image_column).to_pylist(), source)
+    pixels = _stack(table.column(image_column).to_pylist(), source)
     mean, std = BY_NAME.get(name.rsplit("/", maxsplit=1)[-1].lower(), (None, None))
     if mean and (pixels.ndim == 3) != (len(mean) == 1):
         mean = std = None
@@ -135,10 +138,10 @@ def _stack(rows: list[Any], source: str) -> np.ndarray:
     images: list[np.ndarray] = []
     for place, row in enumerate(rows):
         name = f"image {place} of '{source}'"
-        data = row.get("bytes") if isinstance(row, dict) else row
-        if isinstance(data, bytes):
+        data = (row.get("bytes") or Path(row.get("path") or "")) if isinstance(row, dict) else row
+        if isinstance(data, bytes | Path):
             try:
-                with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as picture:
                     image = decode(picture, name)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise DataError(f"{name} cannot be read as a picture: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,19 @@ def load(uri: str) -> Splits:
         DataError: unknown, missing, empty or corrupt data; the message says what was looked for and where.
     """
     parsed = parse(uri)
-    return _with_options(_READERS[parsed.kind](parsed), parsed)
+    try:
+        splits = _READERS[parsed.kind](parsed)
+    except OSError as error:  # a file or folder that may not be read, or that went away meanwhile
+        raise DataError(f"data '{uri}' cannot be read: {error}") from None
+    return _with_options(splits, parsed)
 
 
 def resolve(given: Any) -> Splits:
     """Turn whatever stands for data into splits.
 
-    Takes a URI, `Splits`, `Images`, a pair (images, labels), a Hugging Face `Dataset` or `DatasetDict`, or a torch
-    `Dataset` of (image, label) pairs. Where there is no test split, a stratified sixth is drawn and `note` says so.
+    Takes a URI, `Splits`, `Images`, a pair (images, labels), a Hugging Face `Dataset` or `DatasetDict`, a torch
+    `Dataset` of (image, label) pairs, or a mapping with "train" and "test" of any of these but the first two. Where
+    there is no test split, a stratified sixth is drawn and `note` says so.
 
     Raises:
         DataError: it is none of these, or its contents do not make labelled images.
@@ -71,19 +76,16 @@ def resolve(given: Any) -> Splits:
         return given
     if isinstance(given, str):
         return load(given)
-    if isinstance(given, Images):
-        return drawn_test(given)
-    if isinstance(given, tuple) and len(given) == 2:
-        return drawn_test(from_arrays(*given))
-    if type(given).__module__.split(".")[0] == "datasets":
+    if _from_hugging_face(given) or (isinstance(given, Mapping) and any(map(_from_hugging_face, given.values()))):
         from attar.data import hub
 
         return hub.from_datasets(given)
-    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        return drawn_test(_from_pairs(given))
-    raise DataError(
-        f"cannot read data from a {type(given).__name__}; give a URI, (images, labels), or a Dataset of pairs"
-    )
+    if isinstance(given, Mapping):
+        if "train" not in given or not set(given) <= {"train", "test"}:
+            raise DataError(f"a mapping of splits has 'train' and may have 'test'; got {', '.join(map(str, given))}")
+        test = _images(given["test"]) if "test" in given else None
+        return paired(_images(given["train"]), test)
+    return drawn_test(_images(given))
 
 
 def drawn_test(images: Images) -> Splits:
@@ -150,6 +152,23 @@ def _with_options(splits: Splits, uri: DataURI) -> Splits:
     if uri.zca:
         changes["whitening"] = ZCA.fit(train.pixels)
     return Splits(dataclasses.replace(train, **changes), dataclasses.replace(test, **changes), splits.note)
+
+
+def _from_hugging_face(given: Any) -> bool:
+    return type(given).__module__.split(".", 1)[0] == "datasets"  # without importing an optional package
+
+
+def _images(given: Any) -> Images:
+    """Make images of `Images`, of a pair (images, labels), or of a sequence of pairs (image, label)."""
+    if isinstance(given, Images):
+        return given
+    if isinstance(given, tuple) and len(given) == 2:
+        return from_arrays(*given)
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        return _from_pairs(given)
+    raise DataError(
+        f"cannot read data from a {type(given).__name__}; give a URI, (images, labels), or a Dataset of pairs"
+    )
 
 
 def _from_pairs(dataset: Any) -> Images:

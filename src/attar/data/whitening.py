@@ -44,10 +44,9 @@ class ZCA:
             raise DataError(
                 f"ZCA of images of {values} values needs a matrix of {values}²; pool them first with ?size=…"
             )
-        mean = (
-            sum((_flat(part).sum(0) for part in images.split(CHUNK)), torch.zeros(values, dtype=torch.float64)) / count
-        )
-        covariance = torch.zeros(values, values, dtype=torch.float64)
+        zero = torch.zeros(values, dtype=torch.float64, device=images.device)
+        mean = sum((_flat(part).sum(0) for part in images.split(CHUNK)), zero) / count
+        covariance = torch.zeros(values, values, dtype=torch.float64, device=images.device)
         for part in images.split(CHUNK):
             centred = _flat(part) - mean
             covariance.addmm_(centred.T, centred)
