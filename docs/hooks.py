@@ -97,7 +97,7 @@ def verdict(result: dict[str, Any]) -> str:
     """Return a verdict with its reason, or that there is none yet."""
     if not result["verdict"]:
         return "–"
-    reason = f" ({result['reason']})" if result["reason"] and result["verdict"] == "fails" else ""
+    reason = f" ({result['reason']})" if result["reason"] else ""
     return result["verdict"] + reason + (", stale" if result["stale"] else "")
 
 

@@ -84,7 +84,7 @@ def verdict(result: Mapping[str, Any]) -> Text:
     name = result.get("verdict")
     if not name:
         return Text("–", style="dim")
-    reason = f": {result['reason']}" if result.get("reason") and name == "fails" else ""
+    reason = f": {result['reason']}" if result.get("reason") else ""
     return Text(name + reason + (" (stale)" if result.get("stale") else ""), style=VERDICT_STYLES.get(name, ""))
 
 
@@ -143,14 +143,17 @@ def show_arms(result: Mapping[str, Any]) -> None:
 
 
 def show_claim(result: Mapping[str, Any]) -> None:
-    """Print a claim's result: verdict, effect, interval, and the mean of each arm."""
+    """Print a claim's result: the statement, the mean of each arm, the verdict with effect and interval."""
     out = console()
-    out.print(Text("Verdict: ").append_text(verdict(result)).append(f"  {effect(result)}"))
+    if result.get("statement"):
+        out.print(Text(str(result["statement"])))
     arms = [(key, result[key], result[f"{key}_std"]) for key in result if f"{key}_std" in result]
     if arms:
         out.print(table(("arm", "mean", "std"), arms, right=("mean", "std")))
-    if result.get("replication"):
-        out.print("Other seeds or data than the claim file's: a replication, no result file is written.")
+    if result.get("verdict"):
+        out.print(Text("Verdict: ").append_text(verdict(result)).append(f"  {effect(result)}"))
+    else:
+        out.print(f"No verdict ({'the quick form' if result.get('quick') else result.get('reason')}).")
 
 
 def _arm(arm: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -97,6 +97,19 @@ def test_show_prints_fields_with_range_and_note_and_an_example(attar):
         (["claim", "tinyclip"], "no claim"),
         (["claim", "datdam"], "did you mean"),
         (["systems", "--family", "vision"], "unknown family"),
+        (["run", "random", "data=digits", "ipcc=3"], "no field or input 'ipcc'; did you mean 'ipc'?"),
+        (["run", "random", "data=digits", "ipc=0"], "greater than or equal to 1; got 0"),
+        (["run", "random", "data=digits", "ipc=many"], "valid integer"),
+        (["run", "random", "data=digits", "seed=-1"], "seed=-1 is not a whole number"),
+        (["run", "random", "data=digits", "preset=huge"], "no preset 'huge'"),
+        (["run", "random", "ipc=3"], "needs the input 'data'"),
+        (["run", "random", "data=digitz"], "did you mean 'digits'?"),
+        (["run", "dm", "data=digits", "net=resnet19"], "resnet19"),
+        (["run", "dm", "data=digits", "net.width=0"], "net.width"),
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "networks=3"], "write --networks 3"),
+        (["compare", "nowhere"], "no run folder"),
         (["export", "runs/none"], "--to"),
         (["rum"], "rum"),
     ],
@@ -146,6 +159,45 @@ def test_a_folder_without_permission_is_a_message_and_a_bug_keeps_its_traceback(
     monkeypatch.setattr("attar.catalogue.entry", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["show", "dm"])
+
+
+def test_a_run_is_one_json_object_and_is_reported_not_repeated_the_second_time(attar, tmp_path):
+    words = ("run", "random", "data=digits", "ipc=2", "out=small", "--json")
+    code, out, _ = attar(*words)
+    first = last_line(out)
+    assert code == 0
+    assert {"folder", "fingerprint", "seconds", "state"} <= set(first)
+    assert (first["state"], first["reused"]) == ("finished", False)
+    assert (tmp_path / "small" / "report.html").is_file()
+    again = last_line(attar(*words)[1])
+    assert (again["fingerprint"], again["reused"]) == (first["fingerprint"], True)
+    code, out, err = attar("run", "random", "data=digits", "ipc=3", "out=small")
+    assert (code, out) == (2, "")
+    assert "another recipe" in err
+
+
+def test_a_recipe_with_a_python_tag_is_refused(attar, tmp_path):
+    (tmp_path / "bad.yaml").write_text('run: !!python/object/apply:os.system ["touch made"]')
+    code, _, err = attar("run", "bad.yaml")
+    assert code == 2
+    assert "not plain YAML" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+def test_a_claims_result_is_shown_with_its_arms(capsys):
+    result = {
+        "statement": "'dm' is better than 'random'",
+        "dm": 0.687,
+        "dm_std": 0.01,
+        "verdict": "holds",
+        "effect": 0.1,
+    }
+    terminal.show_claim({**result, "interval": [0.09, 0.11]})
+    out = capsys.readouterr().out
+    for words in ("'dm' is better", "0.687", "0.01", "holds", "+0.1 [0.09, 0.11]"):
+        assert words in out
+    terminal.show_claim({"quick": True, "verdict": None})
+    assert "No verdict" in capsys.readouterr().out
 
 
 def test_json_is_strict_and_takes_what_numpy_and_paths_give(tmp_path):
