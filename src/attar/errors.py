@@ -38,6 +38,9 @@ class Interrupted(AttarError):
         self.signum = signum
         self.exit_code = 128 + signum
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
+        return type(self), (str(self), self.signum)  # a worker process sends it to its parent
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that names an unknown thing: the nearest known name, or a full stop.

@@ -50,13 +50,18 @@ class MoreImages(Claim):
         student = run.learner("student", module, SGD(lr=trial["lr"]))
         for _ in run.loop("train", 30):
             student.update(torch.nn.functional.cross_entropy(module(images), labels))
-        self.meter.add(updates=30, examples=30 * len(labels), forward=30 * 5, backward=30 * 5)
+            self.meter.add(updates=1, examples=len(labels), forward=5, backward=5)
         return {"accuracy": accuracy(predict(module, splits.test), splits.test.labels)}
 
 
 class Diverging(MoreImages):
     def arm(self, run, name, seed, trial):
         raise NonFinite("loop 'train', step 3: the loss is not finite")
+
+
+class Copied(MoreImages):
+    copies = 3
+    seeds = 6
 
 
 class Slow(MoreImages):
@@ -104,6 +109,32 @@ def test_the_quick_form_runs_every_arm_on_the_engine():
     assert {phase for phase, _ in MoreImages.seen} == {"quick"}
     held_out = sources.load("digits").test.fingerprint
     assert held_out not in {seen for _, seen in MoreImages.seen}
+
+
+def test_an_arm_that_goes_on_counts_every_step_once(tmp_path, monkeypatch):
+    whole = run_arm(job(MoreImages), tmp_path / "whole")
+
+    def broken(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{__name__}.predict", broken)  # the training loop is done and saved, the arm is not
+        with pytest.raises(KeyboardInterrupt):
+            run_arm(job(MoreImages), tmp_path / "cut")
+    again = run_arm(job(MoreImages), tmp_path / "cut")
+    assert again["costs"] == whole["costs"]
+    assert again["metrics"] == whole["metrics"]
+
+
+def test_copies_of_shared_stages_are_dealt_to_the_seeds_and_their_spread_is_told(tmp_path):
+    said = []
+    result = run_claim(Copied, folder=tmp_path / "results", workers=1, say=said.append)
+    seeds = {str(copy): [s for s in range(6) if s % 3 == copy] for copy in range(3)}
+    values = {arm: record["values"]["accuracy"] for arm, record in result["measured"].items()}
+    expected = {c: sum(values["five"][s] - values["one"][s] for s in some) / 2 for c, some in seeds.items()}
+    assert result["copies"] == pytest.approx(expected)
+    assert sum("copy" in line for line in said) == 3
+    assert any("updates (binding)" in line for line in said)
 
 
 def test_a_job_can_be_sent_to_another_process():

@@ -68,7 +68,7 @@ class Claim:
     """The base of all claims; a claim file fills in what is written here in capitals and defines `arm`.
 
     The harness makes one instance a job. An arm asks it for `splits(run)` and `quick`, and tells `meter` what it
-    spends: totals, outside the run's loops, since a run that goes on does not repeat the steps it has done.
+    spends. Stages without a `seed` of their own are shared: they get the seed's copy (`copies`).
     """
 
     id: ClassVar[str]  # of the system in the ledger
@@ -92,6 +92,9 @@ class Claim:
     tuning_seeds: ClassVar[Sequence[int]] = TUNING_SEEDS
     trial_seeds: ClassVar[int] = len(TUNING_SEEDS)  # the first so many tuning seeds run the whole grid
     may_extend: ClassVar[bool] = False  # once, to 3n seeds; then both looks use 97.5 % intervals
+    copies: ClassVar[int] = (
+        1  # of a stage too dear for every seed (3), dealt to the seeds in turn; their spread is printed
+    )
     constructed: ClassVar[bool] = False  # the data is built to show the effect
     underpowered: ClassVar[str] = ""  # why the claim may start with less than 90 % power
     seconds_per_job: ClassVar[float | None] = None  # an arm that needs longer on one thread counts as timed out
@@ -142,7 +145,7 @@ class Claim:
         return list(cls.grids)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _load(source: str) -> Splits:
     from attar.data import sources
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from attar import files, results
 from attar.claims import judgement
+from attar.claims.account import account
 from attar.claims.claim import PILOT_SEEDS, Claim, check, trials
 from attar.claims.freeze import fingerprint, freeze, freeze_file, frozen, jobs_hash
 from attar.claims.jobs import Execute, Job, Outcome, place, run_arm, run_jobs
@@ -119,13 +120,13 @@ class _Session:
         choices = self.choices(replication=replication)
         outcomes = self.verdict_seeds(seeds, choices["chosen"])
         tried = choices["trials"]
-        judged = judgement.judge(self.cls, outcomes, trials=tried)
+        judged = judgement.judge(self.cls, outcomes, tried)
         extended = self.cls.may_extend and not replication and _wants_second_look(judged, self.cls, outcomes, tried)
         if extended:
             self.say(f"inconclusive after {len(seeds)} seeds; the claim file allows one extension to {3 * len(seeds)}")
             seeds = range(3 * len(seeds))
             outcomes = self.verdict_seeds(seeds, choices["chosen"])
-            judged = judgement.judge(self.cls, outcomes, trials=tried)
+            judged = judgement.judge(self.cls, outcomes, tried)
         result = {
             **self.record(judged, outcomes, choices, seeds),
             "extended": extended,
@@ -134,7 +135,8 @@ class _Session:
         if other:
             self.say(f"the setting differs: the claim is about {self.cls.source}, this is {self.source}; no verdict")
             return {**result, **_NO_VERDICT, "reason": "the setting differs"}
-        self.say(_sentence(result))
+        for line in account(result):
+            self.say(line)
         if replication:
             self.say("a replication with other seeds or data than the claim file's: no result file is written")
             return result
@@ -160,7 +162,7 @@ class _Session:
             "source": self.source,
             "seeds": self.cls.seeds,
             "chosen": tuned.chosen,
-            "trials": max(len(rows) for rows in tuned.table.values()) * self.cls.trial_seeds,
+            "trials": {arm: len(tried) * self.cls.trial_seeds for arm, tried in tuned.table.items()},
             "tuning": {"seeds": list(self.cls.tuning_seeds), "arms": tuned.table, "notes": tuned.notes},
             "power": rows,
             "underpowered": self.cls.underpowered,
@@ -253,6 +255,7 @@ class _Session:
             "primary": primary,
             "secondary": [judgement.described(contrast, outcomes) for contrast in cls.secondary],
             "precondition": self.precondition(outcomes),
+            "copies": judgement.by_copy(cls, outcomes),
             **judgement.arm_records(cls, outcomes),
             "currency": cls.currency,
             "currencies": judgement.currencies(outcomes, choices["trials"]),
@@ -302,7 +305,9 @@ def _check_seeds(seeds: range, exact: bool) -> None:
         raise RecipeError("seeds 100-199 are for tuning and never for a verdict; replicate with --first-seed 1000")
 
 
-def _wants_second_look(judged: judgement.Judgement, cls: type[Claim], outcomes: judgement.Outcomes, tried: int) -> bool:
+def _wants_second_look(
+    judged: judgement.Judgement, cls: type[Claim], outcomes: judgement.Outcomes, tried: dict[str, int]
+) -> bool:
     """Say whether more seeds could settle it: the intervals are too wide, and nothing else stands in the way."""
     return judged.whole.verdict == "inconclusive" and not judgement.hindrance(cls, outcomes, tried)
 
@@ -315,16 +320,6 @@ def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
         return result["hash"], digest(arms), result["verdict"], result["seeds"]
 
     return bool(told(before) == told(after))
-
-
-def _sentence(result: dict[str, Any]) -> str:
-    low, high = result["interval"]
-    word = result["verdict"] + (f": {result['reason']}" if result["reason"] else "")
-    chance = "" if result["p"] is None else f", one-sided p {result['p']:.2g}"
-    return (
-        f"{word} · effect {result['effect']:+.4g} [{low:+.4g}, {high:+.4g}] at {result['confidence']:.1%}, "
-        f"smallest that counts {result['delta']:g}, {result['n']} seeds{chance}; about this scale and setting only"
-    )
 
 
 def _now() -> str:

@@ -17,7 +17,6 @@ from attar.errors import DamagedFile, NonFinite
 from attar.spec import build, digest
 
 Outcome = dict[str, Any]  # arm, seed, trial, phase, source, status, metrics, costs, seconds
-COPIES = 3  # of a teacher that is too dear to retrain for every seed; dealt to the seeds in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,8 @@ def run_arm(job: Job, folder: Path) -> Outcome:
     metrics: dict[str, float] = {}
     plan = build(Plan, {"threads": 1})
     recipe, budget = digest(asdict(job)), claim.seconds_per_job
-    with Run(folder, seed=job.seed, plan=plan, recipe=recipe, time=budget, copy=job.seed % COPIES) as run:
+    with Run(folder, seed=job.seed, plan=plan, recipe=recipe, time=budget, copy=job.seed % claim.copies) as run:
+        run.keep("meter of the claim", claim.meter)
         try:
             metrics = {name: float(value) for name, value in claim.arm(run, job.arm, job.seed, job.trial).items()}
             status = "timed-out" if run.partial else "finished"

@@ -36,7 +36,7 @@ class Judgement:
     parts: tuple[Verdict, ...]
 
 
-def judge(cls: type[Claim], outcomes: Outcomes, *, trials: int = 1) -> Judgement:
+def judge(cls: type[Claim], outcomes: Outcomes, trials: Mapping[str, int]) -> Judgement:
     """Apply the verdict rule to the outcomes of verdict seeds.
 
     Unequal budgets, an unmet precondition, or a baseline too near its metric's floor turn any verdict into
@@ -49,7 +49,7 @@ def judge(cls: type[Claim], outcomes: Outcomes, *, trials: int = 1) -> Judgement
     return Judgement(undecided(whole, why) if why else whole, parts)
 
 
-def hindrance(cls: type[Claim], outcomes: Outcomes, trials: int) -> str:
+def hindrance(cls: type[Claim], outcomes: Outcomes, trials: Mapping[str, int]) -> str:
     """Return why these outcomes allow no verdict, or ""."""
     pairs = [(c.method, c.baseline) for c in cls.contrasts() if c.baseline is not None and c.form != "exact"]
     if pairs:
@@ -92,10 +92,10 @@ def values(outcomes: Sequence[Outcome], metric: str) -> list[float | None]:
     return [o["metrics"][metric] if o["status"] == "finished" else None for o in outcomes]
 
 
-def currencies(outcomes: Outcomes, trials: int) -> dict[str, dict[str, float]]:
+def currencies(outcomes: Outcomes, trials: Mapping[str, int]) -> dict[str, dict[str, float]]:
     """Return the mean costs of each arm in every currency."""
     return {
-        arm: mean_costs([{**o["costs"], "seconds": o["seconds"], "trials": trials} for o in some])
+        arm: mean_costs([{**o["costs"], "seconds": o["seconds"], "trials": trials[arm]} for o in some])
         for arm, some in outcomes.items()
     }
 
@@ -133,6 +133,17 @@ def described(contrast: Contrast, outcomes: Outcomes, judged: Verdict | None = N
     found = differences(contrast, outcomes)
     interval = list(t_interval(found)) if len(found) > 1 else None
     return {"statement": contrast.statement(), **stated, "effect": statistics.fmean(found), "interval": interval}
+
+
+def by_copy(cls: type[Claim], outcomes: Outcomes) -> dict[str, float]:
+    """Return the mean difference of the first primary contrast for each copy of the shared stages."""
+    if cls.copies < 2:
+        return {}
+    contrast = cls.contrasts()[0]
+    dealt: dict[str, list[float]] = {}
+    for outcome, difference in zip(outcomes[contrast.method], differences(contrast, outcomes), strict=False):
+        dealt.setdefault(str(outcome["seed"] % cls.copies), []).append(difference)
+    return {copy: statistics.fmean(found) for copy, found in sorted(dealt.items())}
 
 
 def arm_records(cls: type[Claim], outcomes: Outcomes) -> dict[str, Any]:

@@ -27,7 +27,9 @@ _COUNTED = tuple(name for name in CURRENCIES if name not in {"passes", "trials",
 
 
 class Meter:
-    """Counts what one arm spends on one seed; the arm calls `add` where it spends.
+    """Counts what one arm spends on one seed; the arm calls `add` where it spends, stages that it uses included.
+
+    The run keeps the meter, so that inside loops too an arm that was killed and goes on counts every step once.
 
     >>> meter = Meter()
     >>> meter.add(updates=1, examples=256, forward=512, backward=256)
@@ -53,6 +55,14 @@ class Meter:
             if not amount >= 0:
                 raise RecipeError(f"an amount of '{name}' is at least 0, got {amount}")
             self._spent[name] += amount
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what was spent, for a checkpoint."""
+        return dict(self._spent)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go back to what was spent at a checkpoint."""
+        self._spent |= state
 
     def costs(self) -> dict[str, float]:
         """Return everything spent so far, with `passes` = forward + backward."""
