@@ -16,7 +16,6 @@ _LAZY = {
     "systems": "attar.ledger",
     "AttarError": "attar.errors",
     "method": "attar.spec",
-    "spec": "attar.spec",
 }
 
 __all__ = ["__version__", *_LAZY]
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from attar.artifacts import load
     from attar.errors import AttarError
     from attar.ledger import systems
-    from attar.spec import method, spec
+    from attar.spec import method
 
 
 def __getattr__(name: str) -> Any:

@@ -86,7 +86,7 @@ def evaluate(
     outcome = judge(target, data=data, protocol=protocol, settings=settings, **arms)
     if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
         files.write_json(Path(target) / "evaluation.json", outcome)
-        _report(Path(target), data)
+        _report(Path(target), outcome["data"])
     return outcome
 
 
@@ -213,8 +213,12 @@ def _artifact(target: Any, data: Any) -> tuple[Any, Any]:
 
 
 def _report(folder: Path, data: Any) -> None:
-    from attar.report import write_report
+    """Write the artifact's card and the page of the run."""
+    from attar.report import card_text, write_report
 
+    about = _read(folder / "artifact", "artifact.json")
+    text = card_text(about, _read(folder, "recipe.json"), _read(folder, "evaluation.json", None))
+    files.write_text(folder / "artifact" / "README.md", text)
     write_report(folder, data)
 
 
