@@ -42,7 +42,7 @@ def test_saturation_of_grey_images_is_the_identity():
 
 
 def test_contrast_moves_every_pixel_away_from_its_image_mean():
-    x = torch.tensor([1.0, 2.0, 3.0, 6.0]).reshape(1, 1, 2, 2)
+    x = torch.tensor([1.0, 2.0, 3.0, 6.0]).reshape(1, 2, 1, 2)  # one mean for all channels
     out = ops.color(x, one(0.0), one(1.0), one(0.5))
     assert torch.allclose(out.flatten(), torch.tensor([2.0, 2.5, 3.0, 4.5]))
 
