@@ -101,7 +101,9 @@ def compare(folders: Iterable[str | Path]) -> dict[str, Any]:
         numbers = {key: own[key] for key in ("accuracy", "accuracy_std", "images", "bytes") if key in own}
         told = {key: recipe[key] for key in ("id", "version", "seed")}
         flat = _flat({**told, **recipe["inputs"], **recipe["fields"]})
-        rows.append((flat, {"folder": str(folder), "state": record.get("state"), "seconds": record.get("seconds"), **numbers}))
+        rows.append(
+            (flat, {"folder": str(folder), "state": record.get("state"), "seconds": record.get("seconds"), **numbers})
+        )
     if not rows:
         raise AttarError("compare needs at least one run folder")
     keys = dict.fromkeys(key for flat, _ in rows for key in flat)
@@ -118,7 +120,9 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     from attar.artifacts import export as formats
 
     if to not in formats.FORMATS:
-        raise RecipeError(f"unknown format '{to}'{did_you_mean(to, formats.FORMATS)} Known: {', '.join(formats.FORMATS)}")
+        raise RecipeError(
+            f"unknown format '{to}'{did_you_mean(to, formats.FORMATS)} Known: {', '.join(formats.FORMATS)}"
+        )
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
@@ -162,7 +166,13 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     new = not folder.exists()
     try:
         with Run(
-            folder, seed=recipe.seed, plan=chosen, recipe=recipe.hash, time=recipe.time, copy=recipe.copy, title=recipe.id
+            folder,
+            seed=recipe.seed,
+            plan=chosen,
+            recipe=recipe.hash,
+            time=recipe.time,
+            copy=recipe.copy,
+            title=recipe.id,
         ) as live:
             files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
             plan.store(folder, chosen)

@@ -110,7 +110,9 @@ def read(path: str | Path) -> dict[str, dict[str, Any]]:
         raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise RecipeError(f"recipe {path} is not plain YAML (tags that build Python objects are refused): {reason}") from None
+        raise RecipeError(
+            f"recipe {path} is not plain YAML (tags that build Python objects are refused): {reason}"
+        ) from None
     chain = tree.get("chain") if isinstance(tree, dict) and "chain" in tree else {"run": tree}
     if not isinstance(chain, dict) or not chain:
         raise RecipeError(f"recipe {path}: 'chain' must map names to runs, such as 'small: {{run: dm, data: digits}}'")

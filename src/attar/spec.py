@@ -1,7 +1,7 @@
 """Frozen, validated bags of hyper-parameters, and how defaults, presets and overrides become one.
 
-`@spec` makes a plain class with annotated fields into a frozen keyword-only pydantic dataclass; `@method` is a spec that
-can be called on a run. Nothing here imports torch.
+`@spec` makes a plain class with annotated fields into a frozen keyword-only pydantic dataclass; `@method` is a spec
+that can be called on a run. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from attar.errors import RecipeError, did_you_mean
 T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def spec(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only, validated dataclass that refuses unknown fields."""
-    config = ConfigDict(extra="forbid", validate_default=True)
+    config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
     return typing.cast(type[T], pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls))
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def method(cls: type[T]) -> type[T]:
     """Make `cls` a method: a spec with `version`, `presets` (at least `small`) and `__call__(run, *, inputs…)`.
 
@@ -108,8 +108,8 @@ def build(
 ) -> T:
     """Build a spec from its defaults, then the preset, then `base`, then the overrides.
 
-    Overrides may be nested mappings or dotted keys (`{"net.width": 64}`); changing a nested spec's kind (`net=resnet18`)
-    drops what the preset said of that spec.
+    Overrides may be nested mappings or dotted keys (`{"net.width": 64}`); changing a nested spec's kind
+    (`net=resnet18`) drops what the preset said of that spec.
 
     Raises:
         RecipeError: unknown preset, unknown field, or a value that does not validate.

@@ -127,7 +127,9 @@ def load(folder: str | Path) -> Any:
         raise AttarError(f"{head} has format {about.get('format')}, newer than {cls.format}: update attar to read it")
     path = folder / "tensors.safetensors"
     if not path.exists() or files.sha256(path) != about.get("tensors", {}).get("sha256"):
-        raise DamagedFile(f"{path} is missing or does not match the checksum in artifact.json: it was changed or damaged")
+        raise DamagedFile(
+            f"{path} is missing or does not match the checksum in artifact.json: it was changed or damaged"
+        )
     try:
         artifact = cls.rebuild(about, files.load_tensors(path))
     except (KeyError, TypeError, ValueError) as error:

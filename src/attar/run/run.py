@@ -423,7 +423,9 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        message = f"another process is working in {folder}; wait for it to end, or choose another folder with out=FOLDER"
+        message = (
+            f"another process is working in {folder}; wait for it to end, or choose another folder with out=FOLDER"
+        )
         raise AttarError(message) from None
     try:
         yield
@@ -439,6 +441,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-

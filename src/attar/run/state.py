@@ -105,7 +105,12 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _store(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> str:
     tensor = tensor.detach()
     for name, other in tensors.items():
-        if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape and tensor.numel() and _alike(other, tensor):
+        if (
+            other.data_ptr() == tensor.data_ptr()
+            and other.shape == tensor.shape
+            and tensor.numel()
+            and _alike(other, tensor)
+        ):
             return name
     if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
         tensor = tensor.clone(memory_format=torch.contiguous_format)

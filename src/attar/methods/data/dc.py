@@ -46,7 +46,9 @@ class GradientMatching:
     steps: int = Field(1000, ge=1)  # networks, the paper's K
     updates: int | None = Field(None, ge=1)  # of the images per network; none: the paper's for this ipc
     epochs: int | None = Field(None, ge=0)  # of network training between two updates; none: the paper's for this ipc
-    optimizer: Optimizer = SGD(lr=0.1, momentum=0.5)  # of the pixels, kept across networks; the paper: lr 0.01 for an MLP
+    optimizer: Optimizer = SGD(
+        lr=0.1, momentum=0.5
+    )  # of the pixels, kept across networks; the paper: lr 0.01 for an MLP
     net_optimizer: Optimizer = SGD(lr=0.01)
     real_batch: int = Field(256, ge=1)  # real images per class and update
     net: Net = ConvNet(depth=3, width=128)
@@ -84,10 +86,14 @@ class GradientMatching:
             steps=steps, batch=256, optimizer=self.net_optimizer, schedule=Constant(), augment=self.augment
         )
 
-    def match(self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, pixels: Learner, step: int) -> None:
+    def match(
+        self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, pixels: Learner, step: int
+    ) -> None:
         """Send the gradient of every class's distance to the pixels."""
         if nets.batch_statistics(network):
-            settle_batch_norm(network, data.per_class(STATISTICS, run.rng("statistics", step), repeat=True).flatten(0, 1))
+            settle_batch_norm(
+                network, data.per_class(STATISTICS, run.rng("statistics", step), repeat=True).flatten(0, 1)
+            )
         indices = data.draw(self.real_batch, run.rng("real", step), repeat=True)
         views = SiameseViews(self.augment, data.num_classes, synthetic.images.shape[1:], run.rng("augment", step))
         for label in range(data.num_classes):

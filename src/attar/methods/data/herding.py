@@ -32,7 +32,11 @@ def herd(features: Tensor, count: int, *, farthest: bool = False) -> Tensor:
     chosen = []
     for t in range(count):
         distance = ((t + 1) * mean - total - features).square().sum(1)
-        best = int(distance.masked_fill(~free, -torch.inf).argmax() if farthest else distance.masked_fill(~free, torch.inf).argmin())
+        best = int(
+            distance.masked_fill(~free, -torch.inf).argmax()
+            if farthest
+            else distance.masked_fill(~free, torch.inf).argmin()
+        )
         chosen.append(best)
         free[best] = False
         total += features[best]

@@ -50,7 +50,9 @@ class KCenterGreedy:
     epochs: int = Field(10, ge=0)  # that the network is trained for first
 
     def __call__(self, run: Run, *, data: Images) -> Selection:
-        starts = data.draw(self.ipc, run.rng("first"))[:, 0]  # refuses a class that is too small before any work is done
+        starts = data.draw(self.ipc, run.rng("first"))[
+            :, 0
+        ]  # refuses a class that is too small before any work is done
         features = embedding(run, data, self.net, self.epochs)
         chosen = []
         for members, start in zip(data.by_class, starts, strict=True):
