@@ -14,16 +14,17 @@ _LAZY = {
     "evaluate": "attar.api",
     "compare": "attar.api",
     "claim": "attar.api",
+    "export": "attar.api",
     "load": "attar.artifacts",
     "systems": "attar.ledger",
     "AttarError": "attar.errors",
     "method": "attar.spec",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = ["AttarError", "__version__", "claim", "compare", "evaluate", "export", "load", "method", "run", "systems"]
 
 if TYPE_CHECKING:
-    from attar.api import claim, compare, evaluate, run
+    from attar.api import claim, compare, evaluate, export, run
     from attar.artifacts import load
     from attar.errors import AttarError
     from attar.ledger import systems

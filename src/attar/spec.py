@@ -41,7 +41,7 @@ def method(cls: type[T]) -> type[T]:
     Raises:
         TypeError: the class lacks one of them, or a field has the name of an input.
     """
-    made = spec(cls)
+    made: Any = spec(cls)
     presets = getattr(made, "presets", None)
     if not isinstance(presets, Mapping) or "small" not in presets:
         raise TypeError(f"{cls.__name__}.presets must hold at least the preset 'small'")
@@ -49,7 +49,7 @@ def method(cls: type[T]) -> type[T]:
         raise TypeError(f"{cls.__name__}.version must be an integer, raised by hand whenever its numbers change")
     if clash := set(inputs(made)) & {f.name for f in fields(made)}:
         raise TypeError(f"{cls.__name__}: a field never has an input's name: {sorted(clash)}")
-    return made
+    return typing.cast(type[T], made)
 
 
 def kinds(union: Any) -> Any:
