@@ -31,7 +31,7 @@ def class_gradient(network: nn.Module, images: Tensor, label: int, *, create_gra
 
 @method
 class GradientMatching:
-    """Match, class by class, the gradients that real and synthetic images give a network in training (arXiv 2006.05929).
+    """Match, class by class, the gradients of real and synthetic images in a network in training (arXiv 2006.05929).
 
     A fresh network is drawn `steps` times; each is matched `updates` times and trained on the synthetic images for
     `epochs` epochs between two matches. One image per class needs no training: networks are matched where they start.
@@ -46,9 +46,7 @@ class GradientMatching:
     steps: int = Field(1000, ge=1)  # networks, the paper's K
     updates: int | None = Field(None, ge=1)  # of the images per network; none: the paper's for this ipc
     epochs: int | None = Field(None, ge=0)  # of network training between two updates; none: the paper's for this ipc
-    optimizer: Optimizer = SGD(
-        lr=0.1, momentum=0.5
-    )  # of the pixels, kept across networks; the paper: lr 0.01 for an MLP
+    optimizer: Optimizer = SGD(lr=0.1, momentum=0.5)  # of the pixels, kept across networks; for an MLP the paper: 0.01
     net_optimizer: Optimizer = SGD(lr=0.01)
     real_batch: int = Field(256, ge=1)  # real images per class and update
     net: Net = ConvNet(depth=3, width=128)
@@ -67,7 +65,7 @@ class GradientMatching:
             outer, update = divmod(step, updates)
             if update == 0:
                 nets.reset(network, run.rng("net", outer))
-            self.match(run, data, synthetic, network, pixels, step)
+            self.match(run, data, synthetic, network, pixels=pixels, step=step)
             pixels.step()
             if update < updates - 1 and training is not None:
                 source = TensorSource(synthetic.images, synthetic.labels)
@@ -87,13 +85,12 @@ class GradientMatching:
         )
 
     def match(
-        self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, pixels: Learner, step: int
+        self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, *, pixels: Learner, step: int
     ) -> None:
         """Send the gradient of every class's distance to the pixels."""
         if nets.batch_statistics(network):
-            settle_batch_norm(
-                network, data.per_class(STATISTICS, run.rng("statistics", step), repeat=True).flatten(0, 1)
-            )
+            settled = data.per_class(STATISTICS, run.rng("statistics", step), repeat=True)
+            settle_batch_norm(network, settled.flatten(0, 1))
         indices = data.draw(self.real_batch, run.rng("real", step), repeat=True)
         views = SiameseViews(self.augment, data.num_classes, synthetic.images.shape[1:], run.rng("augment", step))
         for label in range(data.num_classes):

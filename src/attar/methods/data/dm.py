@@ -27,14 +27,12 @@ class DistributionMatching:
 
     version: ClassVar = 1
     presets: ClassVar = {
-        "small": {"steps": 300, "real_batch": 64, "augment": "none", "net": {"depth": 2, "width": 32}},
+        "small": {"steps": 300, "real_batch": 64, "net": {"depth": 2, "width": 32}},
     }
 
     ipc: int = Field(10, ge=1)  # images per class
     steps: int = Field(20_000, ge=1)  # one random network each
-    optimizer: Optimizer = SGD(
-        lr=1.0, momentum=0.5
-    )  # of the pixels; the paper takes lr 10 for 100 images per class and more
+    optimizer: Optimizer = SGD(lr=1.0, momentum=0.5)  # of the pixels; the paper: lr 10 from 100 images per class on
     real_batch: int = Field(256, ge=1)  # real images per class and step
     net: Net = ConvNet(depth=3, width=128)
     augment: str = "dsa"  # one Siamese draw per class and step

@@ -19,7 +19,7 @@ def embedding(run: Run, data: Images, net: Net, epochs: int) -> Tensor:
     batch 128, cosine to 1e-4; then one pass in evaluation mode without augmentation.
     """
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = max(1, epochs * len(data) // 128)
+    steps = epochs * -(-len(data) // 128)
     training = Training(steps=steps, batch=128, optimizer=optimizer, schedule=Cosine(final=1e-3))
     student = run.stage("features", TrainNetwork(net=net, training=training), data=data)
     network = student.module.to(run.device).eval()

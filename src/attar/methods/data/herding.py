@@ -32,11 +32,9 @@ def herd(features: Tensor, count: int, *, farthest: bool = False) -> Tensor:
     chosen = []
     for t in range(count):
         distance = ((t + 1) * mean - total - features).square().sum(1)
-        best = int(
-            distance.masked_fill(~free, -torch.inf).argmax()
-            if farthest
-            else distance.masked_fill(~free, torch.inf).argmin()
-        )
+        if farthest:
+            distance = -distance
+        best = int(distance.masked_fill(~free, torch.inf).argmin())
         chosen.append(best)
         free[best] = False
         total += features[best]
@@ -52,7 +50,7 @@ class Herding:
 
     ipc: int = Field(10, ge=1)  # images per class
     net: Net = ConvNet(depth=3, width=128)  # whose embedding is compared
-    epochs: int = Field(10, ge=0)  # that the network is trained for first (the paper and its examples: 10)
+    epochs: int = Field(10, ge=1)  # that the network is trained for first (the paper and its examples: 10)
     legacy: bool = False  # the official code's argmax, which picks outliers
 
     def __call__(self, run: Run, *, data: Images) -> Selection:

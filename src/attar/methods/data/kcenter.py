@@ -40,22 +40,20 @@ def k_center(features: Tensor, count: int, first: int) -> Tensor:
 
 @method
 class KCenterGreedy:
-    """Choose, class by class, images that leave none far from a chosen one (arXiv 1708.00489, as in arXiv 2204.08499)."""
+    """Choose, class by class, images that leave none far from a chosen one (arXiv 1708.00489, arXiv 2204.08499)."""
 
     version: ClassVar = 1
     presets: ClassVar = {"small": {"net": {"depth": 2, "width": 32}, "epochs": 1}}
 
     ipc: int = Field(10, ge=1)  # images per class
     net: Net = ConvNet(depth=3, width=128)  # whose embedding is compared
-    epochs: int = Field(10, ge=0)  # that the network is trained for first
+    epochs: int = Field(10, ge=1)  # that the network is trained for first
 
     def __call__(self, run: Run, *, data: Images) -> Selection:
-        starts = data.draw(self.ipc, run.rng("first"))[
-            :, 0
-        ]  # refuses a class that is too small before any work is done
+        drawn = data.draw(self.ipc, run.rng("first"))  # refuses a class that is too small before any work is done
         features = embedding(run, data, self.net, self.epochs)
         chosen = []
-        for members, start in zip(data.by_class, starts, strict=True):
+        for members, start in zip(data.by_class, drawn[:, 0], strict=True):
             first = int((members == start).nonzero())
             chosen.append(members[k_center(features[members], self.ipc, first)])
         return Selection(torch.cat(chosen), data.fingerprint, data.source)
