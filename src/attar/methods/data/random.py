@@ -17,7 +17,7 @@ class RandomSelection:
     """Choose images uniformly without replacement, the same number from every class."""
 
     version: ClassVar = 1
-    presets: ClassVar = {"small": {}}
+    presets: ClassVar[dict[str, dict[str, object]]] = {"small": {}}
 
     ipc: int = Field(10, ge=1)  # images per class
 
