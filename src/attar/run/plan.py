@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from attar import files
 from attar.errors import RecipeError
 from attar.spec import build, spec, to_json
+
+T = TypeVar("T")
+
+COLUMNS = ("threads", "chunk", "compile", "compile_after", "workers")  # of a table of plans
 
 
 @spec
@@ -26,7 +30,26 @@ class Plan:
     threads: int = Field(1, ge=1)  # of one process
     chunk: int = Field(64, ge=1)  # images that go through a network together
     compile: bool = False
+    compile_after: int = Field(2_000_000, ge=0)  # images through a network from which compiling pays; fewer stay eager
     workers: int = Field(1, ge=1)  # processes that train networks side by side
+
+    def compiles(self, images: int) -> bool:
+        """Return whether work that sends so many images through a network in one process is compiled.
+
+        Compiling costs some fifteen seconds, so it must pay for itself. The rule knows the work, not the clock: a run
+        that goes on after a kill decides as it did when it started.
+        """
+        return self.compile and images >= self.compile_after
+
+    def compiled(self, function: Callable[..., T], images: int) -> Callable[..., T]:
+        """Return the function compiled for static shapes where `compiles(images)`, else the function itself."""
+        if not self.compiles(images):
+            return function
+        import torch
+
+        # by default compiled kernels lie in the temporary folder, which a restart of the machine empties
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.home() / "compiled"))
+        return torch.compile(function, dynamic=False)
 
 
 def choose(size: int = 0, overrides: Mapping[str, Any] | None = None) -> Plan:
@@ -40,9 +63,11 @@ def choose(size: int = 0, overrides: Mapping[str, Any] | None = None) -> Plan:
     chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
     device = str(chosen.setdefault("device", default_device()))
     _check_device(device)
-    row = next(r for r in _tables() if r["device"] == device.split(":")[0] and size <= r["max_size"])
-    values = {key: row[key] for key in ("threads", "chunk", "compile", "workers")}
-    values["threads"] = min(values["threads"], os.cpu_count() or 1)
+    row = next(r for r in _tables() if r["device"] == device.split(":", maxsplit=1)[0] and size <= r["max_size"])
+    values = {key: row[key] for key in COLUMNS}
+    cores = available_cores()
+    values["threads"] = min(values["threads"], cores)
+    values["workers"] = max(1, min(values["workers"], cores // values["threads"]))
     values["compile"] = values["compile"] and has_compiler()
     return build(Plan, {**values, **chosen}, name="plan")
 
@@ -56,6 +81,11 @@ def stored(folder: Path) -> Plan | None:
     """Return the plan of a run's first start, if it had one."""
     path = folder / "plan.json"
     return build(Plan, files.read_json(path), name="plan") if path.exists() else None
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_device() -> str:
@@ -73,7 +103,7 @@ def has_compiler() -> bool:
 def _check_device(device: str) -> None:
     import torch
 
-    kind = device.split(":")[0]
+    kind = device.split(":", maxsplit=1)[0]
     if kind not in {"cpu", "cuda"}:
         raise RecipeError(f"device '{device}' is not known; use device=cpu or device=cuda")
     if kind == "cuda" and not torch.cuda.is_available():

@@ -41,7 +41,8 @@ class DistributionMatching:
         synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol="dsa")
         pixels = run.learner("pixels", synthetic.images, self.optimizer)
         network = nets.freeze(nets.fresh(self.net, data, run.rng("net"), device=run.device))
-        embed = run.compiled(network.embed)
+        images = self.steps * data.num_classes * (self.real_batch + self.ipc)
+        embed = run.compiled(network.embed, images)
         whole = nets.batch_statistics(network)
         for step in run.loop("match", self.steps):
             nets.reset(network, run.rng("net", step))

@@ -1,0 +1,86 @@
+"""Paired, interleaved timing: two ways of doing the same work take turns, so that a busy machine slows both."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long the other way takes, and a 95 % bootstrap interval of that median."""
+
+    topic: str
+    value: float
+    low: float
+    high: float
+    ours: float  # seconds, median
+    other: float  # seconds, median
+    pairs: int
+    target: str
+    note: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the target (`>= x` or `<= x`) is met by the median."""
+        relation, bound = self.target.split()
+        return self.value >= float(bound) if relation == ">=" else self.value <= float(bound)
+
+    def line(self) -> str:
+        """Return the row of the table."""
+        interval = f"[{self.low:.3f}, {self.high:.3f}]"
+        verdict = "met" if self.met else "MISSED"
+        times = f"{_seconds(self.ours)} / {_seconds(self.other)}"
+        return (
+            f"{self.topic:<44} {self.value:>6.3f} {interval:<16} {self.target:<8} {verdict:<7} {times:<21} {self.note}"
+        )
+
+
+HEADER = f"{'topic':<44} {'ratio':>6} {'95 % interval':<16} {'target':<8} {'':<7} {'attar / other':<21} conditions"
+
+
+def paired(
+    topic: str,
+    ours: Callable[[], object],
+    other: Callable[[], object],
+    *,
+    pairs: int,
+    target: str,
+    note: str,
+    inverse: bool = False,
+    warmup: int = 1,
+) -> Ratio:
+    """Time both ways `pairs` times in turn, and return the median of other / ours (or, `inverse`, of ours / other)."""
+    for _ in range(warmup):
+        ours(), other()
+    times = []
+    for index in range(pairs):
+        order = (ours, other) if index % 2 == 0 else (other, ours)
+        taken = {function: _time(function) for function in order}
+        times.append((taken[ours], taken[other]))
+    logs = [math.log(mine / theirs) if inverse else math.log(theirs / mine) for mine, theirs in times]
+    low, high = bootstrap(logs)
+    mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    value = math.exp(statistics.median(logs))
+    return Ratio(topic, value, math.exp(low), math.exp(high), mine, theirs, pairs, target, note)
+
+
+def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the median."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    return medians[round(0.025 * draws)], medians[round(0.975 * draws) - 1]
+
+
+def _time(function: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.2f} ms" if value < 1 else f"{value:.2f} s"
