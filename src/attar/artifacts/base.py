@@ -58,6 +58,9 @@ class Artifact:
         """Return the artifact that `about()` and `tensors()` describe."""
         raise NotImplementedError(f"{cls.__name__} does not say how it is rebuilt")
 
+    def attach(self, folder: Path) -> None:
+        """Write into the artifact's folder what is too large for memory, if there is anything."""
+
     def preview(self, path: Path) -> None:
         """Write a picture, if there is something to see."""
 
@@ -88,6 +91,7 @@ class Artifact:
             stored = {"size": size, "sha256": checksum}
             head = {"kind": self.kind, "format": self.format, "fingerprint": self.fingerprint, "tensors": stored}
             files.write_json(aside / "artifact.json", {**head, **self.about(), "parents": self.parents})
+            self.attach(aside)
             self.preview(aside / "preview.png")
             if folder.exists():
                 shutil.rmtree(folder)
@@ -100,6 +104,7 @@ class Artifact:
 
 KINDS = {
     "distilled-set": "attar.artifacts.distilled:DistilledSet",
+    "soft-labels": "attar.artifacts.soft_labels:SoftLabels",
     "selection": "attar.artifacts.selection:Selection",
     "student": "attar.artifacts.student:Student",
 }
