@@ -40,7 +40,7 @@ def from_arrays(
     """
     pixels = _pixels(images, source)
     numbers = _labels(labels, len(pixels), source)
-    names = _class_names(numbers, classes, source)
+    names = class_names(numbers, classes, source)
     if mean is None or std is None:
         measured = measure(pixels)
     made_mean = measured[0] if mean is None else torch.tensor(mean, dtype=torch.float32)
@@ -139,7 +139,12 @@ def _labels(labels: Any, count: int, source: str) -> Tensor:
     return numbers.long()
 
 
-def _class_names(labels: Tensor, classes: Sequence[str] | None, source: str) -> tuple[str, ...]:
+def class_names(labels: Tensor, classes: Sequence[str] | None, source: str) -> tuple[str, ...]:
+    """Return one name a class of `labels` `[N]` int64: `classes`, else "0", "1", ….
+
+    Raises:
+        DataError: a label below 0 or behind the last class, or a class without an image.
+    """
     low, high = int(labels.min()), int(labels.max())
     # A huge label must not become a huge table: with every class present there are no more classes than images.
     expected = len(classes) if classes is not None else min(high + 1, len(labels))

@@ -98,11 +98,14 @@ def _table(datasets: Any, files: list[Path], source: str) -> Any:
 
 def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | None) -> Images:
     if not hasattr(dataset, "__len__"):
-        raise DataError(f"data '{source}' is a stream; load it without streaming=True")
+        raise DataError(
+            f"data '{source}' is a stream that cannot seek, so a stopped run could not go on exactly where it"
+            " was; load it without streaming=True, or keep it with save_to_disk and name it arrow:PATH"
+        )
     if not len(dataset):
         raise DataError(f"data '{source}' is empty")
-    image_column = _column(dataset, IMAGE_COLUMNS, "images", source)
-    label_column = _column(dataset, LABEL_COLUMNS, "labels", source)
+    image_column = column_named(dataset, IMAGE_COLUMNS, "images", source)
+    label_column = column_named(dataset, LABEL_COLUMNS, "labels", source)
     table = dataset.with_format("arrow")[:]  # storage as it is, in the order of the set even where it was shuffled
     raw = table.column(label_column).to_pylist()
     if any(label is None for label in raw):
@@ -120,7 +123,12 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
     return from_arrays(pixels, raw, names or None, source=source, mean=mean, std=std)
 
 
-def _column(dataset: Any, known: tuple[str, ...], what: str, source: str) -> str:
+def column_named(dataset: Any, known: tuple[str, ...], what: str, source: str) -> str:
+    """Return the column of images or labels: the only one typed so, else the first that has a known name.
+
+    Raises:
+        DataError: there is none.
+    """
     columns: Iterable[str] = dataset.column_names
     kind = "Image" if what == "images" else "ClassLabel"
     typed = [column for column in columns if type(dataset.features[column]).__name__ == kind]

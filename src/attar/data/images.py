@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attar.data.plans import DataPlan, EpochPlan
 from attar.data.whitening import ZCA
 from attar.errors import DataError
 
@@ -118,6 +119,10 @@ class Images:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised images and labels at `indices`."""
         return self.normalised(indices), self.labels[indices.to(self.labels.device)]
+
+    def plan(self, batch: int, key: int | str) -> DataPlan:
+        """Return the order in which training reads them, `batch` at a time: a pure function of `key` and the step."""
+        return EpochPlan(len(self), batch, key)
 
     def draw(self, n: int, rng: torch.Generator, repeat: bool = False) -> Tensor:
         """Draw `n` images of every class without replacement: CPU indices `[classes, n]`.

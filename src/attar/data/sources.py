@@ -49,17 +49,17 @@ def load(uri: str) -> Splits:
 
     `fashion-mnist-mini` (ships with attar), `fashion-mnist`, `digits`, `folder:PATH`, `idx:PATH`, `npz:PATH`,
     `hf:NAME`, `parquet:PATH`; `?size=14` average-pools to 14 × 14 in float, `?zca` whitens by a map fitted on
-    the training images.
+    the training images. Read from the disk as needed: `arrow:PATH`, `parquet:PATH?stream`, `wds:PATH`.
 
     Raises:
         DataError: unknown, missing, empty or corrupt data; the message says what was looked for and where.
     """
     parsed = parse(uri)
     try:
-        splits = _READERS[parsed.kind](parsed)
+        splits = (_stream if parsed.stream else _READERS[parsed.kind])(parsed)
     except OSError as error:  # a file or folder that may not be read, or that went away meanwhile
         raise DataError(f"data '{uri}' cannot be read: {error}") from None
-    return _with_options(splits, parsed)
+    return splits if parsed.stream else _with_options(splits, parsed)
 
 
 def resolve(given: Any) -> Splits:
@@ -240,6 +240,12 @@ def _parquet(uri: DataURI) -> Splits:
     from attar.data.hub import read_parquet
 
     return read_parquet(existing(uri), uri.text)
+
+
+def _stream(uri: DataURI) -> Splits:
+    from attar.data.streams.opening import open_stream
+
+    return open_stream(uri)
 
 
 _READERS: dict[str, Callable[[DataURI], Splits]] = {

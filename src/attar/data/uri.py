@@ -9,8 +9,9 @@ from pathlib import PurePath
 from attar.errors import DataError, did_you_mean
 
 NAMED = ("fashion-mnist-mini", "fashion-mnist", "digits")
-LOCATED = ("folder", "idx", "npz", "hf", "parquet")
-OPTIONS = ("size", "zca")
+LOCATED = ("folder", "idx", "npz", "hf", "parquet", "arrow", "wds")
+STREAMED = ("parquet", "arrow", "wds")  # kinds that can be read from the disk as needed; parquet: with ?stream
+OPTIONS = ("size", "zca", "stream")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class DataURI:
     location: str = ""
     size: int | None = None  # pixels a side after average pooling
     zca: bool = False
+    stream: bool = False  # read from the disk as needed; always so for arrow and wds
 
 
 def parse(uri: str) -> DataURI:
@@ -31,7 +33,7 @@ def parse(uri: str) -> DataURI:
         DataError: unknown source or option, a path where none belongs, or a path that is missing.
 
     >>> parse("fashion-mnist?size=14&zca")
-    DataURI(text='fashion-mnist?size=14&zca', kind='fashion-mnist', location='', size=14, zca=True)
+    DataURI(text='fashion-mnist?size=14&zca', kind='fashion-mnist', location='', size=14, zca=True, stream=False)
     """
     address, _, query = uri.strip().partition("?")
     kind, colon, location = address.partition(":")
@@ -48,8 +50,10 @@ def parse(uri: str) -> DataURI:
         known = [*NAMED, *(f"{name}:{_what(name)}" for name in LOCATED)]
         hint = did_you_mean(kind, [*NAMED, *LOCATED])
         raise DataError(f"unknown data '{uri}'{hint} Known: {', '.join(known)}; options: ?size=14, ?zca")
-    size, zca = _options(query, uri)
-    return DataURI(uri.strip(), kind, location, size, zca)
+    size, zca, stream = _options(query, uri)
+    if stream and kind not in STREAMED:
+        raise DataError(f"option 'stream' in data '{uri}' is for {', '.join(STREAMED)}; {kind} is read into memory")
+    return DataURI(uri.strip(), kind, location, size, zca, stream or kind in ("arrow", "wds"))
 
 
 def uri_slug(uri: str) -> str:
@@ -68,19 +72,19 @@ def _what(kind: str) -> str:
     return "NAME" if kind == "hf" else "PATH"
 
 
-def _options(query: str, uri: str) -> tuple[int | None, bool]:
-    size, zca = None, False
+def _options(query: str, uri: str) -> tuple[int | None, bool, bool]:
+    size, flags = None, {"zca": False, "stream": False}
     for option in filter(None, query.split("&")):
         name, equals, value = option.partition("=")
         if name not in OPTIONS:
             hint = did_you_mean(name, OPTIONS)
-            raise DataError(f"unknown option '{name}' in data '{uri}'{hint} Known: size=PIXELS, zca")
-        if name == "zca":
+            raise DataError(f"unknown option '{name}' in data '{uri}'{hint} Known: size=PIXELS, zca, stream")
+        if name in flags:
             if equals:
-                raise DataError(f"option 'zca' in data '{uri}' takes no value: write ?zca")
-            zca = True
+                raise DataError(f"option '{name}' in data '{uri}' takes no value: write ?{name}")
+            flags[name] = True
         elif not re.fullmatch(r"[1-9][0-9]{0,4}", value):
             raise DataError(f"option 'size' in data '{uri}' is a number of pixels, as in ?size=14; got '{value}'")
         else:
             size = int(value)
-    return size, zca
+    return size, flags["zca"], flags["stream"]

@@ -1,0 +1,1 @@
+"""Labelled images that stay on the disk: Arrow, Parquet and WebDataset shards behind the face of `Images`."""

@@ -1,0 +1,97 @@
+"""Encoded pictures on their way to tensors: their shape from the header, and their pixels once they are asked for."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attar.data.arrays import pool
+from attar.data.folder import FORMATS, MODES, decode
+from attar.errors import DataError
+
+LARGEST = 1 << 26  # bytes of an encoded picture: 64 MiB
+Shape = tuple[int, int, int]  # height, width, channels
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def shape_of(data: bytes, name: str) -> Shape:
+    """Return height, width and channels of an encoded picture from its header, without decoding it.
+
+    Raises:
+        DataError: it is no PNG, JPEG, WebP or BMP picture, or claims more pixels than Pillow deems safe.
+    """
+    with _opened(data, name) as picture:
+        mode = MODES.get(picture.mode)
+        if mode is None:
+            raise DataError(f"{name} has colour mode {picture.mode}; save it as 8-bit grey or RGB without transparency")
+        return picture.height, picture.width, 3 if mode == "RGB" else 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """How stored pictures become pixels: all of one `stored` shape, average-pooled to `size` where that differs."""
+
+    stored: Shape
+    size: int
+
+    @classmethod
+    def of(cls, shapes: Sequence[Shape], size: int | None, source: str) -> Look:
+        """Choose the look of pictures that have these distinct shapes.
+
+        Raises:
+            DataError: more than one shape, pictures that are not square, or a `size` that does not divide theirs.
+        """
+        if len(shapes) > 1:
+            raise DataError(
+                f"images of {source} differ in size or channels: {', '.join(map(_words, shapes[:3]))}; bring all of"
+                " them to one size before they are packed"
+            )
+        height, width, channels = shapes[0]
+        if height != width:
+            raise DataError(
+                f"images of {source} are {_words(shapes[0])}; images must be square: crop or pad them first"
+            )
+        if size and size != height:
+            pool(torch.zeros(1, 1, height, height, dtype=torch.uint8), size, source)  # refuses what does not divide
+        return cls((height, width, channels), size or height)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether pixels are float32 in [0, 1]; else they are uint8."""
+        return self.size != self.stored[0]
+
+    def pixels(self, pictures: Sequence[bytes], names: Sequence[str]) -> Tensor:
+        """Decode encoded pictures to `[n, C, size, size]`.
+
+        Raises:
+            DataError: a picture is corrupt, or of another shape than its header had when it was indexed.
+        """
+        height, width, channels = self.stored
+        images = torch.empty(len(pictures), channels, height, width, dtype=torch.uint8)
+        for place, (data, name) in enumerate(zip(pictures, names, strict=True)):
+            if (shape := shape_of(data, name)) != self.stored:
+                raise DataError(f"{name} is {_words(shape)} where {_words(self.stored)} was indexed")
+            with _opened(data, name) as picture:
+                array = np.array(decode(picture, name)).reshape(height, width, channels)
+            images[place] = torch.from_numpy(array).permute(2, 0, 1)
+        return pool(images, self.size, "the stream") if self.pooled else images
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+    except _BROKEN as error:
+        raise DataError(f"{name} cannot be read as a picture: {error}") from None
+
+
+def _words(shape: Shape) -> str:
+    return f"{shape[1]} × {shape[0]} in {'colour' if shape[2] == 3 else 'grey'}"
