@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +33,31 @@ def replacing(path: Path) -> Iterator[Path]:
         AttarError: the disk is full or the folder does not permit writing; what stood at `path` still stands.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            _fsync(aside)
+            aside.replace(path)
+            _fsync(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the file system's errors of writing `path` into a message that says what to do.
+
+    Raises:
+        AttarError: the disk is full, the folder does not permit writing, or a part of the path is a file.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        _fsync(aside)
-        aside.replace(path)
-        _fsync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
+        yield
+    except AttarError:
+        raise
+    except Exception as error:
         if reason := _user_error(error, path):
             raise AttarError(reason) from error
         raise
@@ -106,9 +123,12 @@ def sha256(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer left aside in `folder`."""
+    """Remove what a killed writer left aside in `folder`: files, and folders of artifacts."""
     for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from attar import files
 from attar.errors import DamagedFile
+from attar.run.progress import tell
 from attar.run.state import pack, unpack
 from attar.spec import digest
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
+
+
+class Place(NamedTuple):
+    """Where in a run a checkpoint was written; a later place is greater, on every start alike."""
+
+    loop: int  # how many loops the run had entered
+    step: int  # of the loop, done
+    finished: bool  # the loop's end state
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,7 @@ class Checkpoint:
 
     path: Path  # of the tensors; the manifest lies beside it with the suffix .json
     loop: str
-    step: int  # steps done
-    finished: bool  # the loop's end state
-    sequence: int  # counts the checkpoints of a run
+    place: Place
     log_bytes: int  # length of metrics.jsonl when it was written
     tree: Any
 
@@ -43,30 +50,30 @@ class Checkpoints:
         self.folder, self.recipe = folder, recipe
         files.remove_leftovers(folder)
         self._valid = self._scan()
-        self._sequence = max((c.sequence for c in self._valid), default=0)
 
     def latest(self, loop: str) -> Checkpoint | None:
         """Return the newest undamaged checkpoint of a loop."""
-        return max((c for c in self._valid if c.loop == loop), key=lambda c: c.sequence, default=None)
+        return max((c for c in self._valid if c.loop == loop), key=lambda c: c.place, default=None)
 
-    def newest(self) -> Checkpoint | None:
-        """Return the newest undamaged checkpoint of all loops."""
-        return max(self._valid, key=lambda c: c.sequence, default=None)
+    def furthest(self) -> Checkpoint | None:
+        """Return the undamaged checkpoint that lies furthest in the run.
 
-    def save(self, loop: str, step: int, state: Any, *, finished: bool, log_bytes: int) -> None:
+        It need not be the newest file: a loop that is repeated (it was left by `break`, or its end state is damaged)
+        writes its checkpoints anew while those of later loops still count.
+        """
+        return max(self._valid, key=lambda c: c.place, default=None)
+
+    def save(self, loop: str, place: Place, state: Any, *, log_bytes: int) -> None:
         """Write a checkpoint; the manifest comes last and makes it count."""
-        self._sequence += 1
         tensors: dict[str, Tensor] = {}
         tree = pack(state, tensors)
-        path = self.folder / f"{_safe(loop)}-{step:08d}{'-end' if finished else ''}.safetensors"
+        path = self.folder / f"{_safe(loop)}-{place.step:08d}{'-end' if place.finished else ''}.safetensors"
         size, checksum = files.save_tensors(path, tensors)
         manifest = {
             "format": FORMAT,
             "recipe": self.recipe,
             "loop": loop,
-            "step": step,
-            "finished": finished,
-            "sequence": self._sequence,
+            "place": list(place),
             "log_bytes": log_bytes,
             "size": size,
             "sha256": checksum,
@@ -74,13 +81,8 @@ class Checkpoints:
         }
         files.write_json(path.with_suffix(".json"), {**manifest, "digest": digest(manifest)})
         self._valid = [c for c in self._valid if c.path != path]
-        self._valid.append(Checkpoint(path, loop, step, finished, self._sequence, log_bytes, tree))
+        self._valid.append(Checkpoint(path, loop, place, log_bytes, tree))
         self._prune(loop)
-
-    def drop(self, loop: str) -> None:
-        """Forget a loop's checkpoints."""
-        for checkpoint in [c for c in self._valid if c.loop == loop]:
-            self._remove(checkpoint)
 
     def clear(self) -> None:
         """Remove all checkpoints: the run has ended."""
@@ -91,7 +93,7 @@ class Checkpoints:
         self._valid = []
 
     def _prune(self, loop: str) -> None:
-        mine = sorted((c for c in self._valid if c.loop == loop), key=lambda c: c.sequence)
+        mine = sorted((c for c in self._valid if c.loop == loop), key=lambda c: c.place)
         for old in mine[:-KEEP]:
             self._remove(old)
 
@@ -106,16 +108,21 @@ class Checkpoints:
             try:
                 found.append(self._read(path))
             except (DamagedFile, KeyError, TypeError, OSError) as error:
-                warnings.warn(f"checkpoint {path.name} is damaged and is skipped: {error}", stacklevel=4)
+                tell(f"checkpoint {path} is damaged and is skipped, the run goes on from the one before: {error}")
+        for path in self.folder.glob("*.safetensors"):  # of a writer killed before the manifest made it count
+            if not path.with_suffix(".json").exists():
+                path.unlink()
         return found
 
     def _read(self, path: Path) -> Checkpoint:
         manifest = files.read_json(path)
+        if not isinstance(manifest, dict):
+            raise DamagedFile("its manifest is no JSON object")
         claimed = manifest.pop("digest")
         if digest(manifest) != claimed:
             raise DamagedFile("its manifest does not match its own digest")
-        if manifest["format"] > FORMAT:
-            raise DamagedFile(f"it has format {manifest['format']}, newer than {FORMAT}: update attar")
+        if manifest["format"] != FORMAT:
+            raise DamagedFile(f"it has format {manifest['format']}, and this attar writes format {FORMAT}")
         if manifest["recipe"] != self.recipe:
             raise DamagedFile("it belongs to another recipe")
         tensors = path.with_suffix(".safetensors")
@@ -123,9 +130,11 @@ class Checkpoints:
             raise DamagedFile("its tensors are missing or truncated")
         if files.sha256(tensors) != manifest["sha256"]:
             raise DamagedFile("its tensors do not match their checksum")
-        names = ("loop", "step", "finished", "sequence", "log_bytes", "tree")
-        return Checkpoint(tensors, *(manifest[name] for name in names))
+        place = Place(*manifest["place"])
+        return Checkpoint(tensors, manifest["loop"], place, manifest["log_bytes"], manifest["tree"])
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    """Return a loop's name as part of a file's name; names that differ never become alike."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -54,6 +54,7 @@ class Learner:
         self.optimizer: torch.optim.Optimizer = optimizer.build(self.parameters)
         self.decays = dict(ema or {})
         self.ema: dict[str, Any] = {key: _average(target) for key in self.decays}
+        self._averaged = {key: _trained(average, target) for key, average in self.ema.items()}
         self.steps = 0  # the learner's own
         self.skipped = 0  # steps left out because a gradient was not finite
         self._first_bad: dict[str, Tensor] = {}  # term -> loop step at which it first was not finite, else -1
@@ -71,8 +72,8 @@ class Learner:
 
     def step(self) -> None:
         """Sum the gradients over processes, apply them, forget them; then advance schedule and averages."""
+        self.run.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.run.sum_gradients(gradients)
         if gradients and self._finite(gradients):
             if self.clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
@@ -86,14 +87,21 @@ class Learner:
             parameter.grad = None
 
     def reset(self, initialise: Callable[[Target], object] | None = None) -> None:
-        """Renew what a new outer round renews: optimizer state, own step count and, if given, the parameters."""
+        """Renew what a new outer round renews: optimizer state, own step count and, if given, the parameters.
+
+        Averages start again from the new parameters.
+        """
         if initialise is not None:
             initialise(self.target)
+            for average in self.ema.values():
+                _restore(average, _state(self.target))
         self.optimizer = self.spec.build(self.parameters)
         self.steps = 0
 
     def watch(self, term: str, value: Tensor) -> None:
-        """Remember, on the device, the first loop step at which `value` is not finite."""
+        """Remember, on the device, the first loop step at which `value` is not finite; skipping learners need not."""
+        if self.on_nonfinite == "skip":
+            return
         bad = ~torch.isfinite(value.detach()).all()
         first = self._first_bad.get(term)
         if first is None:
@@ -116,9 +124,11 @@ class Learner:
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return parameters, optimizer, counts and averages."""
+        """Return parameters, gradients that wait for a step, optimizer, counts and averages."""
+        waiting = [p.grad for p in self.parameters]
         return {
             "target": _state(self.target),
+            "gradients": waiting if any(g is not None for g in waiting) else None,
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
             "skipped": self.skipped,
@@ -128,6 +138,9 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore in place what `state_dict` gave."""
         _restore(self.target, state["target"])
+        waiting = state["gradients"] or [None] * len(self.parameters)
+        for parameter, gradient in zip(self.parameters, waiting, strict=True):
+            parameter.grad = gradient
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.skipped = state["steps"], state["skipped"]
         for key, average in self.ema.items():
@@ -148,7 +161,7 @@ class Learner:
     @torch.no_grad()
     def _advance_averages(self) -> None:
         for key, average in self.ema.items():
-            torch._foreach_lerp_(_parameters(average, leaf=False), self.parameters, 1 - self.decays[key].decay)
+            torch._foreach_lerp_(self._averaged[key], self.parameters, 1 - self.decays[key].decay)
             if isinstance(average, nn.Module) and self.module is not None:
                 for mine, theirs in zip(average.buffers(), self.module.buffers(), strict=True):
                     mine.copy_(theirs)
@@ -166,6 +179,13 @@ def _average(target: Target) -> Any:
         return copy.deepcopy(target).requires_grad_(False).eval()
     clones = [t.detach().clone() for t in _parameters(target, leaf=False)]
     return clones[0] if isinstance(target, Tensor) else clones
+
+
+def _trained(average: Any, target: Target) -> list[Tensor]:
+    """Return the tensors of an average whose counterparts in the target are trained."""
+    if isinstance(target, nn.Module):
+        return [a for a, p in zip(average.parameters(), target.parameters(), strict=True) if p.requires_grad]
+    return _parameters(average, leaf=False)
 
 
 def _state(target: Any) -> Any:

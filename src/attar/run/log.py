@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attar.errors import AttarError
+from attar import files
 
 
 class MetricsLog:
@@ -17,22 +17,20 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # a line that the disk refuses must not wait to be refused again
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; numbers that are not finite become null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        try:
-            self._file.write(json.dumps(clean).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            message = f"{self.path} could not be written ({error.strerror}); what was saved before is intact"
-            raise AttarError(message) from error
+        line = json.dumps(clean).encode() + b"\n"
+        with files.explained(self.path):
+            while line:  # a nearly full disk takes a part
+                line = line[self._file.write(line) :]
 
     def position(self) -> int:
         """Make the file durable and return its length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with files.explained(self.path):
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def truncate(self, length: int) -> None:

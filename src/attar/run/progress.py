@@ -6,27 +6,42 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _PLAIN_SECONDS = 10.0  # between two plain lines
+_BAR_SECONDS = 0.1  # between two drawings of a bar
 _PATIENCE_SECONDS = 2.0  # nothing is shown for work shorter than this
+
+_live: list[Progress] = []  # the one display of bars, while there is one
+
+
+class Show(Protocol):
+    """What a task gives: call it with the number of steps done, and a note."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Say how many steps are done."""
 
 
 class Task:
-    """One loop on the display."""
+    """One loop on the display, as plain lines."""
+
+    interval = _PLAIN_SECONDS
 
     def __init__(self, title: str, done: int, total: int) -> None:
         self.title, self.start, self.done, self.total = title, done, done, total
         self.note = ""
-        self.began = time.monotonic()
-        self._shown_at = self.began
+        self.began = self._shown_at = time.monotonic()
 
     def advance(self, done: int, note: str = "") -> None:
         """Say how many steps are done."""
         self.done = done
         self.note = note or self.note
         now = time.monotonic()
-        if now - self.began > _PATIENCE_SECONDS and now - self._shown_at > self._interval():
+        if now - self.began > _PATIENCE_SECONDS and now - self._shown_at > self.interval:
             self._shown_at = now
             self.show()
 
@@ -35,75 +50,85 @@ class Task:
         print(f"{self.title}: {self.text()}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the task off the display."""
+        """Show the end of what was shown before."""
         if self._shown_at > self.began:
             self.show()
 
     def text(self) -> str:
-        """Return steps, rate, time left and the note."""
+        """Return steps, rate, time left and the note.
+
+        >>> Task("dm match", 0, 100).text()
+        '0/100 · … · -:-- left'
+        """
         elapsed = max(1e-9, time.monotonic() - self.began)
         rate = (self.done - self.start) / elapsed
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
-        clock = "-:--" if left == float("inf") else f"{int(left) // 60}:{int(left) % 60:02d}"
+        seconds = int((self.total - self.done) / rate) if rate > 0 else None
+        clock = "-:--" if seconds is None else f"{seconds // 60}:{seconds % 60:02d}"
         speed = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step" if rate > 0 else "…"
         return f"{self.done}/{self.total} · {speed} · {clock} left" + (f" · {self.note}" if self.note else "")
 
-    def _interval(self) -> float:
-        return _PLAIN_SECONDS
-
 
 class BarTask(Task):
-    """One loop as a bar of rich."""
+    """One loop as a bar of the live display, which ends with the last of its bars."""
+
+    interval = _BAR_SECONDS
 
     def __init__(self, title: str, done: int, total: int) -> None:
         super().__init__(title, done, total)
-        self._bar: int | None = None
+        self._bar: TaskID | None = None
 
     def show(self) -> None:
         """Draw the bar."""
         bars = _bars()
         if self._bar is None:
-            self._bar = bars.add_task(self.title, total=self.total)
-        bars.update(self._bar, completed=self.done, text=self.text())  # type: ignore[arg-type]
+            self._bar = bars.add_task(self.title, total=self.total, text="")
+        bars.update(self._bar, completed=self.done, text=self.text())
 
     def close(self) -> None:
-        """Take the bar off; the last one stops the display."""
-        if self._bar is not None:
-            bars = _bars()
-            self.show()
-            bars.stop_task(self._bar)  # type: ignore[arg-type]
-            if bars.finished or all(task.finished or task.stop_time for task in bars.tasks):
-                bars.stop()
-                _LIVE.clear()
-
-    def _interval(self) -> float:
-        return 0.1
-
-
-_LIVE: list = []
-
-
-def _bars():  # type: ignore[no-untyped-def]
-    """Return the one live display, started when first needed."""
-    if not _LIVE:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-        bars = Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
-        bars.start()
-        _LIVE.append(bars)
-    return _LIVE[0]
+        """Let the bar stand as it ended."""
+        if self._bar is None:
+            return
+        self.show()
+        bars = _bars()
+        bars.stop_task(self._bar)
+        if all(bar.stop_time is not None for bar in bars.tasks):
+            bars.stop()
+            _live.clear()
 
 
 @contextlib.contextmanager
-def task(title: str, done: int, total: int) -> Iterator[Callable[..., None]]:
+def task(title: str, done: int, total: int) -> Iterator[Show]:
     """Show a task while inside; call what is given with the number of steps done (and a note)."""
     if os.environ.get("ATTAR_PROGRESS") == "off":
-        yield lambda done, note="": None
+        yield _silent
         return
     shown = (BarTask if sys.stderr.isatty() else Task)(title, done, total)
     try:
         yield shown.advance
     finally:
         shown.close()
+
+
+def tell(message: str) -> None:
+    """Tell the person at the keyboard something that stops nothing, in one line on standard error."""
+    line = f"attar: {message}"
+    if _live:
+        _live[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _silent(done: int, note: str = "") -> None:
+    """Show nothing."""
+
+
+def _bars() -> Progress:
+    """Return the one live display, started when first needed."""
+    if not _live:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        _live.append(Progress(*columns, console=Console(stderr=True), refresh_per_second=8))
+        _live[0].start()
+    return _live[0]

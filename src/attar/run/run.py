@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from attar import files
-from attar.errors import AttarError, Interrupted
-from attar.run import keys, progress, signals
-from attar.run.checkpoint import Checkpoint, Checkpoints
+from attar.errors import Interrupted, RecipeError
+from attar.run import guards, keys, progress, signals
+from attar.run.checkpoint import Checkpoint, Checkpoints, Place
 from attar.run.learner import Decay, Learner, Target
 from attar.run.log import MetricsLog
+from attar.run.memory import keep_freed_memory
 from attar.run.plan import Plan
-from attar.run.state import Kept, KeptTensor, Stateful
+from attar.run.processes import Processes
+from attar.run.state import Kept, KeptTensor, Stateful, pack
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Stateful)
+J = TypeVar("J", bound=bool | int | float | str | tuple[Any, ...] | list[Any] | dict[str, Any] | None)
 
 LOG_RECORDS = 250  # per loop
+CHECKPOINT_SECONDS = 30.0  # between two checkpoints of a loop, unless ATTAR_CHECKPOINT_SECONDS says otherwise
 
 
-class Run:
+class Run(Processes):
     """One piece of work in one folder. Use as a context manager; methods get it as their first argument.
 
     Args:
@@ -36,7 +40,9 @@ class Run:
         plan: threads, chunks, compilation.
         recipe: hash of what is run; checkpoints of another recipe are not used.
         time: budget in seconds; a run cut by it is `partial`.
-        checkpoint_seconds: time between two checkpoints of a loop (it never changes a result).
+        checkpoint_seconds: time between two checkpoints of a loop (it never changes a result); none means what
+            ATTAR_CHECKPOINT_SECONDS says, else 30.
+        scope: what all randomness of this run is kept apart by, besides the seed.
     """
 
     def __init__(
@@ -48,8 +54,9 @@ class Run:
         recipe: str = "",
         time: float | None = None,
         copy: int = 0,
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: float | None = None,
         title: str = "",
+        scope: Sequence[str] = (),
     ) -> None:
         self.folder, self.seed, self.copy, self.recipe = Path(folder), seed, copy, recipe
         self.plan = plan or Plan()
@@ -57,8 +64,9 @@ class Run:
         self.title = title
         self.partial = False  # cut by the time budget: never cached, never part of a claim
         self.parents: dict[str, str] = {}  # stage name -> fingerprint of its artifact
-        self._time, self._checkpoint_seconds = time, checkpoint_seconds
-        self._scope: list[str] = []
+        self._time = time
+        self._checkpoint_seconds = _checkpoint_seconds() if checkpoint_seconds is None else checkpoint_seconds
+        self._scope = list(scope)
         self._state: dict[str, Stateful] = {}
         self._loops: set[str] = set()
         self._loop: str | None = None
@@ -67,41 +75,38 @@ class Run:
         self._record: dict[str, Any] = {}  # what this step logs
         self._shown: dict[str, float] = {}  # what was logged last, for the progress bar
         self._finishing: str | None = None
+        self._saved: Place | None = None
 
     # ------------------------------------------------------------------ life
 
     def __enter__(self) -> Run:
-        self._exits = contextlib.ExitStack()
-        try:
+        with contextlib.ExitStack() as exits, files.explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._exits.enter_context(_locked(self.folder))
+            exits.enter_context(guards.locked(self.folder))
+            files.remove_leftovers(self.folder)
             self._checkpoints = Checkpoints(self.folder / "checkpoints", self.recipe)
             self._log = MetricsLog(self.folder / "metrics.jsonl")
-        except PermissionError as error:
-            self._exits.close()
-            raise AttarError(f"no permission to write {self.folder}; choose another folder with out=FOLDER") from error
-        except BaseException:
-            self._exits.close()
-            raise
-        self._exits.callback(self._log.close)
-        self._exits.enter_context(signals.handled())
-        self._exits.enter_context(_threads(self.plan.threads))
-        low = self.plan.precision == "bfloat16"
-        self._exits.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=low))
-        newest = self._checkpoints.newest()
-        self._replay_until = newest  # until then this start only repeats what is already logged
-        self._log.truncate(newest.log_bytes if newest else 0)
-        self._began = time.monotonic()
-        self._reseed()
+            exits.callback(self._log.close)
+            exits.enter_context(signals.handled())
+            keep_freed_memory()
+            exits.enter_context(guards.threads(self.plan.threads))
+            low = self.plan.precision == "bfloat16"
+            exits.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=low))
+            furthest = self._checkpoints.furthest()
+            self._replay_until = furthest  # until then this start only repeats what is already logged
+            self._log.truncate(furthest.log_bytes if furthest else 0)
+            self._began = time.monotonic()
+            self._reseed()
+            self._exits = exits.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._exits.close()
+    def __exit__(self, *error: Any) -> None:
+        self._exits.__exit__(*error)
 
     @property
     def resumed(self) -> bool:
         """Whether this start found a checkpoint to go on from."""
-        return self._checkpoints.newest() is not None
+        return self._checkpoints.furthest() is not None
 
     def forget(self) -> None:
         """Remove the checkpoints: the artifact is saved."""
@@ -122,8 +127,9 @@ class Run:
     def loop(self, name: str, steps: int) -> Iterator[int]:
         """Yield the steps of a loop that survives interruption.
 
-        A step ends when the next is asked for; only then are signals honoured and checkpoints written. `break`, `return`
-        and exceptions save nothing. A loop that finished in an earlier start restores its end state and yields nothing.
+        A step ends when the next is asked for; only then are signals honoured and checkpoints written. `break`,
+        `return` and exceptions save nothing. A loop that finished in an earlier start restores its end state and
+        yields nothing.
 
         Raises:
             RuntimeError: loops nest, or a name is used twice.
@@ -135,26 +141,28 @@ class Run:
         self._loops.add(name)
         start, finished = self._enter(name)
         if finished:
+            self._reseed(after=name)
             return
         self._loop, self._finishing = name, None
         self._scope.append(name)
         title = f"{self.title} {name}".strip()
         try:
             with progress.task(title, start, steps) as show, signals.deferred():
-                last_saved = time.monotonic()
+                self._last_saved = time.monotonic()
                 done = start
                 while done < steps and self._finishing is None:
                     self._begin(done, steps)
                     yield done
                     done += 1
                     show(done, self._note())
-                    last_saved = self._end(name, done, steps, last_saved)
-                if not self.partial:
+                    self._end(name, done, steps)
+                if done == start:  # nothing to do: a loop of no steps, or one killed behind its last
                     self._save(name, done, finished=True)
         finally:
             self._loop = None
             self._scope.pop()
-            self._reseed()
+            self._log_due, self._record = False, {}
+            self._reseed(after=name)
 
     def finish(self, reason: str) -> None:
         """End the current loop after this step."""
@@ -166,41 +174,45 @@ class Run:
         if found is None:
             return 0, False
         self._restore(found)
-        return found.step, found.finished
+        return found.place.step, found.place.finished
 
     def _begin(self, step: int, steps: int) -> None:
         self._step = step
         self._log_due = step % max(1, steps // LOG_RECORDS) == 0 or step == steps - 1
         self._reseed(step)
 
-    def _end(self, name: str, done: int, steps: int, last_saved: float) -> float:
+    def _end(self, name: str, done: int, steps: int) -> None:
+        """Close a step: log it, and save and stop where that is due. The last step's checkpoint is the end state."""
+        last = done >= steps or self._finishing is not None
         now = time.monotonic()
-        signum = signals.pending()
-        over = self._time is not None and now - self._began > self._time and done < steps
+        over = self._time is not None and now - self._began > self._time and not last
         if self._log_due:
             self._check_finite()
         if self._record:
             self._shown = {key: float(value) for key, value in self._record.items()}
             self._record = {}
             self._write({"loop": name, "step": done - 1}, self._shown)
-        if signum is not None or over or now - last_saved >= self._checkpoint_seconds:
-            self._save(name, done, finished=False)
-            last_saved = now
-        if signum is not None:
-            raise Interrupted(
-                f"stopped at step {done} of {steps} of '{name}', all saved; the same command goes on from there", signum
-            )
+        if last or over or signals.pending() or now - self._last_saved >= self._checkpoint_seconds:
+            self._save(name, done, finished=last)
+            self._last_saved = now
+        if (signum := signals.pending()) is not None:
+            self._save(name, done, finished=last)  # unless it just was
+            where = f"at step {done} of {steps} of '{name}'"
+            raise Interrupted(f"stopped {where}, all saved; the same command goes on from there", signum)
         if over:
             self.partial = True
             self.finish("time budget")
-        return last_saved
 
     def _save(self, loop: str, step: int, *, finished: bool) -> None:
         self._check_finite()
         if self.partial:  # what follows a cut loop is not what the whole run would do
             return
+        place = Place(len(self._loops), step, finished)
+        if self._saved == place:
+            return
         state = {name: dict(item.state_dict()) for name, item in self._state.items()}
-        self._checkpoints.save(loop, step, state, finished=finished, log_bytes=self._log.position())
+        self._checkpoints.save(loop, place, state, log_bytes=self._log.position())
+        self._saved = place
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state()
@@ -208,7 +220,7 @@ class Run:
             if name not in state:
                 raise RuntimeError(f"'{name}' is not in checkpoint {checkpoint.path.name}; was the method changed?")
             item.load_state_dict(state[name])
-        if self._replay_until is not None and checkpoint.sequence >= self._replay_until.sequence:
+        if self._replay_until is not None and checkpoint.place >= self._replay_until.place:
             self._replay_until = None
 
     def _check_finite(self) -> None:
@@ -249,9 +261,11 @@ class Run:
         return made
 
     @overload
+    def keep(self, name: str, value: Tensor) -> Tensor: ...
+    @overload
     def keep(self, name: str, value: S) -> S: ...
     @overload
-    def keep(self, name: str, value: T) -> Kept[T]: ...
+    def keep(self, name: str, value: J) -> Kept[J]: ...
 
     def keep(self, name: str, value: Any) -> Any:
         """Register what changes during a loop, and return the live object.
@@ -263,6 +277,7 @@ class Run:
             self._register(name, KeptTensor(value))
             return value
         item = value if isinstance(value, Stateful) else Kept(value)
+        pack(item.state_dict(), {}, name)  # refuses now what no checkpoint could hold
         self._register(name, item)
         return item
 
@@ -288,47 +303,6 @@ class Run:
                 entry = f"{learners[0].name}/{name}"
                 self._record[entry] = self._record.get(entry, 0.0) + term.detach()
 
-    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Sum gradients over processes, in place; one process has nothing to do."""
-        if self.world > 1 and gradients:
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            torch.distributed.all_reduce(flat)
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
-
-    # ------------------------------------------------------------------ processes
-
-    @property
-    def world(self) -> int:
-        """The number of processes that work on this run."""
-        on = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return torch.distributed.get_world_size() if on else 1
-
-    @property
-    def rank(self) -> int:
-        """The number of this process."""
-        return torch.distributed.get_rank() if self.world > 1 else 0
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """Concatenate a tensor over processes along its first dimension, differentiably; identity on one process."""
-        if self.world == 1:
-            return tensor
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(all_gather(tensor))
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor of counts or sums over processes, without gradient; identity on one process."""
-        if self.world > 1:
-            tensor = tensor.detach().clone()
-            torch.distributed.all_reduce(tensor)
-        return tensor
-
-    def shard(self, count: int) -> slice:
-        """Return this process's share of `count` items: the whole on one process."""
-        bounds = [count * rank // self.world for rank in range(self.world + 1)]
-        return slice(bounds[self.rank], bounds[self.rank + 1])
-
     # ------------------------------------------------------------------ randomness
 
     def rng(self, name: str, *counters: int) -> torch.Generator:
@@ -339,8 +313,10 @@ class Run:
         """Return a 63-bit integer that depends on seed, scope (loop), name and counters alone."""
         return keys.key(self.seed, self._scope, name, counters)
 
-    def _reseed(self, *counters: int) -> None:
-        keys.seed_globals(keys.key(self.seed, self._scope, f"globals of rank {self.rank}", counters))
+    def _reseed(self, *counters: int, after: str | None = None) -> None:
+        """Seed the global generators for a step, or for the code after a loop or stage that may have been skipped."""
+        name = f"globals of rank {self.rank}" + ("" if after is None else f" after {after}")
+        keys.seed_globals(keys.key(self.seed, self._scope, name, counters))
 
     # ------------------------------------------------------------------ plan
 
@@ -354,14 +330,14 @@ class Run:
         for start in range(0, classes, size):
             yield slice(start, start + size)
 
-    def compiled(self, function: Callable[..., T]) -> Callable[..., T]:
-        """Return the function compiled for static shapes, if the plan says so."""
-        return torch.compile(function, dynamic=False) if self.plan.compile else function
+    def compiled(self, function: Callable[..., T], images: int) -> Callable[..., T]:
+        """Return the function compiled for static shapes, if the plan says so for this many images in all its calls."""
+        return self.plan.compiled(function, images)
 
     # ------------------------------------------------------------------ log
 
     def log(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
-        """Write named numbers to metrics.jsonl: inside a loop as part of the step's record, else as a record of their own."""
+        """Write named numbers to metrics.jsonl: in a loop as part of the step's record, else as their own record."""
         numbers = {**(values or {}), **more}
         if self._loop is not None:
             self._record.update(numbers)
@@ -382,12 +358,13 @@ class Run:
         """Run a method as a cached child run and return its artifact.
 
         The cache's key holds method, version, fields, seed, fingerprints of the inputs and the plan; the caller's seed
-        never leaks in. `seed` defaults to the run's `copy` (0), so that stages are shared between runs.
+        never leaks in. Without a `seed` the stage is one that runs share: its seed is the run's `copy` (0), and it
+        draws apart from the runs that use it. With one, it is what the method gives as a run of its own with that seed.
         """
         from attar.run.stage import stage
 
         with self._pushed(name):
-            artifact = stage(self, name, method, self.copy if seed is None else seed, inputs)
+            artifact = stage(self, name, method, seed, inputs)
         self.parents[name] = artifact.fingerprint
         return artifact
 
@@ -395,14 +372,21 @@ class Run:
         """Apply a picklable function to items in `plan.workers` processes of `plan.threads` threads; keep the order."""
         from attar.run.fan_out import fan_out
 
-        return fan_out(name, function, list(items), workers=self.plan.workers, threads=self.plan.threads)
+        with self._pushed(name):
+            return fan_out(name, function, list(items), workers=self.plan.workers, threads=self.plan.threads)
 
-    def child(self, folder: Path, *, seed: int, recipe: str, title: str) -> Run:
+    def child(self, folder: Path, *, seed: int, recipe: str, title: str, scope: Sequence[str]) -> Run:
         """Return a run inside this one: same plan, what is left of the time budget."""
         left = None if self._time is None else max(0.0, self._time - (time.monotonic() - self._began))
-        interval = self._checkpoint_seconds
         return Run(
-            folder, seed=seed, plan=self.plan, recipe=recipe, time=left, checkpoint_seconds=interval, title=title
+            folder,
+            seed=seed,
+            plan=self.plan,
+            recipe=recipe,
+            time=left,
+            checkpoint_seconds=self._checkpoint_seconds,
+            title=title,
+            scope=scope,
         )
 
     @contextlib.contextmanager
@@ -413,31 +397,13 @@ class Run:
         finally:
             self._scope.pop()
             torch.set_num_threads(self.plan.threads)
-            self._reseed(*([self._step] if self._loop else []))
+            self._reseed(*([self._step] if self._loop else []), after=name)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; a second process refuses clearly, and a dead one's lock counts for nothing."""
-    lock = FileLock(folder / ".lock")
+def _checkpoint_seconds() -> float:
+    """Return the seconds between two checkpoints."""
+    told = os.environ.get("ATTAR_CHECKPOINT_SECONDS", str(CHECKPOINT_SECONDS))
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        message = (
-            f"another process is working in {folder}; wait for it to end, or choose another folder with out=FOLDER"
-        )
-        raise AttarError(message) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return float(told)
+    except ValueError:
+        raise RecipeError(f"ATTAR_CHECKPOINT_SECONDS={told!r} is not a number of seconds") from None

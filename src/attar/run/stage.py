@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from filelock import FileLock
 
 from attar import files
 from attar.artifacts import load
+from attar.errors import AttarError
 from attar.run.plan import Plan
+from attar.run.progress import tell
 from attar.run.provenance import provenance
 from attar.run.run import Run
 from attar.spec import digest, to_json
@@ -39,28 +43,31 @@ def execute(run: Run, method: Any, inputs: Mapping[str, Any]) -> Any:
     return artifact
 
 
-def stage(parent: Run, name: str, method: Any, seed: int, inputs: Mapping[str, Any]) -> Any:
+def stage(parent: Run, name: str, method: Any, seed: int | None, inputs: Mapping[str, Any]) -> Any:
     """Return the artifact of a stage from the cache, or run it; see `Run.stage`."""
-    key = stage_key(method, seed, inputs, parent.plan)
+    key = stage_key(method, seed, inputs, parent.plan, copy=parent.copy)
     folder = files.home() / "stages" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if _state(folder) == "finished":
-            return load(folder / "artifact")
-        with parent.child(folder, seed=seed, recipe=key, title=f"{parent.title} {name}".strip()) as child:
+        if (cached := _cached(folder)) is not None:
+            return cached
+        scope = [] if seed is not None else [_path(method)]  # a shared stage must not draw what its user draws
+        number = parent.copy if seed is None else seed
+        title = f"{parent.title} {name}".strip()
+        with parent.child(folder, seed=number, recipe=key, title=title, scope=scope) as child:
             artifact = execute(child, method, inputs)
         parent.partial = parent.partial or child.partial
     return artifact
 
 
-def stage_key(method: Any, seed: int, inputs: Mapping[str, Any], plan: Plan) -> str:
-    """Return the hex key of a stage: method, version, fields, seed, inputs, device, precision, threads, torch."""
+def stage_key(method: Any, seed: int | None, inputs: Mapping[str, Any], plan: Plan, copy: int = 0) -> str:
+    """Return the hex key of a stage: method, version, fields, seed or copy, inputs, device, precision, threads, torch."""
     return digest(
         {
-            "method": f"{type(method).__module__}:{type(method).__qualname__}",
+            "method": _path(method),
             "version": method.version,
             "fields": to_json(method),
-            "seed": seed,
+            "seed": f"copy {copy}" if seed is None else seed,
             "inputs": {name: fingerprint(value) for name, value in inputs.items()},
             "device": plan.device.split(":")[0],
             "plan": {k: v for k, v in to_json(plan).items() if k not in {"device", "workers"}},
@@ -88,11 +95,22 @@ def fingerprint(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be the input of a stage: it has no fingerprint")
 
 
+def _path(method: Any) -> str:
+    return f"{type(method).__module__}:{type(method).__qualname__}"
+
+
 def _record(run: Run) -> dict[str, Any]:
     path = run.folder / "run.json"
     return dict(files.read_json(path)) if path.exists() else {}
 
 
-def _state(folder: Any) -> str | None:
-    path = folder / "run.json"
-    return files.read_json(path).get("state") if path.exists() else None
+def _cached(folder: Path) -> Any:
+    """Return the artifact of a finished stage; a damaged one is removed, to be made again."""
+    try:
+        path = folder / "run.json"
+        if path.exists() and files.read_json(path).get("state") == "finished":
+            return load(folder / "artifact")
+    except AttarError as error:
+        tell(f"a cached stage is damaged and is made again: {error}")
+        shutil.rmtree(folder)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -72,13 +73,11 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {key: pack(item, tensors, f"{path}.{key}") for key, item in value.items()}
-        pairs = [[pack(k, tensors), pack(v, tensors, f"{path}.{k}")] for k, v in value.items()]
-        return {"$pairs": pairs}
-    if isinstance(value, tuple):
-        return {"$tuple": [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]}
-    if isinstance(value, list):
-        return [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
-    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+        return {"$pairs": [[pack(k, tensors), pack(v, tensors, f"{path}.{k}")] for k, v in value.items()]}
+    if isinstance(value, tuple | list):
+        items = [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"$tuple": items}
+    if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -91,30 +90,30 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return [unpack(item, tensors) for item in tree]
     if not isinstance(tree, dict):
         return tree
-    if "$tensor" in tree:
-        return tensors[tree["$tensor"]]
-    if "$pairs" in tree:
-        return {unpack(key, tensors): unpack(item, tensors) for key, item in tree["$pairs"]}
-    if "$tuple" in tree:
-        return tuple(unpack(item, tensors) for item in tree["$tuple"])
-    if "$float" in tree:
-        return float(tree["$float"])
-    return {key: unpack(item, tensors) for key, item in tree.items()}
+    match tree:
+        case {"$tensor": name}:
+            value: Any = tensors[name]
+        case {"$pairs": pairs}:
+            value = {unpack(key, tensors): unpack(item, tensors) for key, item in pairs}
+        case {"$tuple": items}:
+            value = tuple(unpack(item, tensors) for item in items)
+        case {"$float": text}:
+            value = float(text)
+        case _:
+            value = {key: unpack(item, tensors) for key, item in tree.items()}
+    return value
 
 
 def _store(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> str:
     tensor = tensor.detach()
-    for name, other in tensors.items():
-        if (
-            other.data_ptr() == tensor.data_ptr()
-            and other.shape == tensor.shape
-            and tensor.numel()
-            and _alike(other, tensor)
-        ):
+    for name, other in tensors.items() if tensor.numel() else ():
+        if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape and _alike(other, tensor):
             return name
     if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
         tensor = tensor.clone(memory_format=torch.contiguous_format)
     name = path.lstrip(".") or "value"
+    while name in tensors:  # a dot in a key makes two paths look alike
+        name += "'"
     tensors[name] = tensor
     return name
 
