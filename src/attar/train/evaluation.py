@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,15 +11,16 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from attar import nets
 from attar.data import Images
 from attar.metrics import accuracy
 from attar.nets import ConvNet, Net
 from attar.run import Plan, keys
-from attar.run.fan_out import fan_out
+from attar.run.fan_out import Shared, fan_out
 from attar.spec import spec
-from attar.train.training import Labelled, Training, fit, predict
+from attar.train.training import Labelled, LossOf, Training, batch_loss, fit, predict
 
 
 @spec
@@ -43,8 +46,8 @@ class Job:
     """One network to train and score."""
 
     net: Any
-    source: Labelled
-    test: Images
+    source: Shared[Labelled]
+    test: Shared[Images]
     training: Training
     seed: int
     index: int  # of the network: the same index starts from the same weights in every arm
@@ -57,18 +60,37 @@ def score(job: Job) -> dict[str, float]:
     def rng(name: str, *counters: int) -> torch.Generator:
         return keys.generator(job.seed, ("evaluate",), name, (job.index, *counters))
 
+    test = job.test.value
     keys.seed_globals(keys.key(job.seed, ("evaluate",), "globals", (job.index,)))
-    module = nets.fresh(job.net, job.test, rng("net"), device=job.test.pixels.device)
+    if job.compile:
+        module, loss_of = _compiled(job.net, test.channels, test.size, test.num_classes, str(test.pixels.device))
+        nets.reset(module, rng("net"))
+    else:
+        module, loss_of = nets.fresh(job.net, test, rng("net"), device=test.pixels.device), batch_loss
     began = time.perf_counter()
-    steps = fit(module, job.source, job.training, rng, compile_step=job.compile)
+    steps = fit(module, job.source.value, job.training, rng, loss_of)
     seconds = time.perf_counter() - began
-    return {"accuracy": accuracy(predict(module, job.test), job.test.labels), "steps": steps, "seconds": seconds}
+    return {"accuracy": accuracy(predict(module, test), test.labels), "steps": steps, "seconds": seconds}
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(net: Any, channels: int, size: int, classes: int, device: str) -> tuple[nn.Module, LossOf]:
+    """Return one network for all jobs of this process, renewed in place by each, and its compiled loss.
+
+    A compiled function holds for one module: with a new one for every job, every job would compile anew.
+    """
+    module = net.build(channels, size, classes).to(device)
+    return module, Plan(compile=True, compile_after=0).compiled(batch_loss, 0)
 
 
 def evaluate(
     arms: Mapping[str, Callable[[int], Labelled]], test: Images, protocol: Protocol, *, seed: int, plan: Plan
 ) -> list[dict[str, Any]]:
     """Train `protocol.networks` fresh networks on each arm and score them on `test`.
+
+    The networks train side by side in `plan.workers` processes of `plan.threads` threads, this one among them; each
+    gives, bit by bit, what it would give alone. Where enough images go through the networks (`plan.compile_after`) each
+    process compiles the training step once, and results agree up to rounding.
 
     Args:
         arms: name to a function that gives the training set of network k (so that a random arm can draw anew).
@@ -81,11 +103,7 @@ def evaluate(
         One mapping an arm: name, images, accuracy, accuracy_std (over networks), accuracies, steps, seconds (mean
         training time of one network).
     """
-    jobs = [
-        (name, Job(protocol.net, source(index), test, protocol.training, seed, index, plan.compile))
-        for name, source in arms.items()
-        for index in range(protocol.networks)
-    ]
+    jobs = _jobs(arms, test, protocol, seed, plan)
     work = [job for _, job in jobs]
     scores = fan_out("evaluate", score, work, workers=plan.workers, threads=plan.threads)
     table = []
@@ -95,7 +113,7 @@ def evaluate(
         table.append(
             {
                 "name": name,
-                "images": len(mine[0][0].source),
+                "images": len(mine[0][0].source.value),
                 "accuracy": float(accuracies.mean()),
                 "accuracy_std": float(accuracies.std()) if len(mine) > 1 else 0.0,
                 "accuracies": accuracies.tolist(),
@@ -104,3 +122,33 @@ def evaluate(
             }
         )
     return table
+
+
+def _jobs(
+    arms: Mapping[str, Callable[[int], Labelled]], test: Images, protocol: Protocol, seed: int, plan: Plan
+) -> list[tuple[str, Job]]:
+    """Return every network of every arm with the arm's name; what several jobs read, they share."""
+    shared: dict[int, Shared[Any]] = {}
+    names = [(name, index) for name in arms for index in range(protocol.networks)]
+    sources = [arms[name](index) for name, index in names]
+    training, workers = protocol.training, min(plan.workers, len(names))
+    seen: collections.Counter[int] = collections.Counter()  # batch size -> images through a network in one process
+    batches = [min(training.batch, len(source)) for source in sources]
+    for source, batch in zip(sources, batches, strict=True):
+        seen[batch] += training.total(len(source)) * batch // workers
+    held = Shared(test)
+    return [
+        (
+            name,
+            Job(
+                protocol.net,
+                shared.setdefault(id(source), Shared(source)),
+                held,
+                training,
+                seed,
+                index,
+                plan.compiles(seen[batch]),
+            ),
+        )
+        for (name, index), source, batch in zip(names, sources, batches, strict=True)
+    ]

@@ -16,6 +16,7 @@ from attar.run.optimizers import SGD, Drop, Optimizer, Schedule
 from attar.spec import spec
 
 Stream = Callable[..., torch.Generator]  # (name, *counters) -> generator, as `Run.rng`
+LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (network, images, labels) -> loss
 
 
 @spec
@@ -86,14 +87,16 @@ def batch_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return losses.cross_entropy(logits, labels) if labels.dim() == 1 else losses.soft_cross_entropy(logits, labels)
 
 
-def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, *, compile_step: bool = False) -> int:
-    """Train a module in place, with no checkpoints (for students that take seconds); return the steps taken."""
+def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, loss_of: LossOf = batch_loss) -> int:
+    """Train a module in place, with no checkpoints (for students that take seconds); return the steps taken.
+
+    `loss_of` is `batch_loss` or a compiled form of it.
+    """
     module.train()
     order = Order(source, training, rng)
     steps = training.total(len(source))
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = training.optimizer.build(parameters)
-    loss_of = torch.compile(batch_loss, dynamic=False) if compile_step else batch_loss
     for step in range(steps):
         images, labels = order.batch(step)
         for group in optimizer.param_groups:
