@@ -49,6 +49,8 @@ class SoftLabelWriter:
         self._last: np.uint64 | None = None  # key of the last row
         self._hash = hashlib.sha256()  # over the rows in that shard
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / ".lock").is_symlink():  # opening it would empty what it points to
+            raise DamagedFile(f"{self.folder / '.lock'} is a link; a store holds no links")
         self._lock = FileLock(self.folder / ".lock")
         try:
             self._lock.acquire(timeout=0)
