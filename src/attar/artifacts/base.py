@@ -107,6 +107,7 @@ KINDS = {
     "soft-labels": "attar.artifacts.soft_labels:SoftLabels",
     "selection": "attar.artifacts.selection:Selection",
     "student": "attar.artifacts.student:Student",
+    "trajectories": "attar.artifacts.trajectories:Trajectories",
 }
 
 

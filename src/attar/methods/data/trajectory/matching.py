@@ -1,0 +1,215 @@
+"""The gradient of trajectory matching: unrolled, exact at constant memory, or TESLA's.
+
+A student takes T steps from an expert's checkpoint, b_i = μ b_{i−1} + g_i and θ_{i+1} = θ_i − α b_i, where g_i is the
+gradient of its loss on the i-th synthetic batch. The matching loss is a sum over waypoints of
+w ‖θ_k − θ*‖² / ‖θ_0 − θ*‖². With λ_i = ∂L/∂θ_i and ν_i = ∂L/∂b_i, backwards from ν_T = 0:
+
+    λ_{i+1} gets 2 w (θ_{i+1} − θ*) / ‖θ_0 − θ*‖² at every waypoint
+    ν_i = μ ν_{i+1} − α λ_{i+1}
+    ∂L/∂X_i += ∂(g_iᵀ ν_i)/∂X_i      ∂L/∂y_i likewise      ∂L/∂α += g_iᵀ ν_i / α
+    λ_i = λ_{i+1} + H_i ν_i           (H_i ν_i = ∂(g_iᵀ ν_i)/∂θ_i)
+
+Two passes need the T + 1 points θ_i and the graph of one step. TESLA (Cui et al. 2023, arXiv 2211.10586) is the
+recursion without H; with one waypoint and no momentum it is the paper's formula, 2 included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attar import losses
+from attar.errors import RecipeError, did_you_mean
+from attar.losses.trajectory import trajectory_distance
+
+Backward = Literal["exact", "tesla", "unroll"]
+MODES = ("exact", "tesla", "unroll")
+
+Model = Callable[[Tensor, Tensor], Tensor]  # (parameters [P], images) -> logits
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """A point of the expert `[P]` that the student is held to behind its step `step`, and how much that counts."""
+
+    step: int
+    target: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A synthetic batch: which images, and the augmentation that is replayed on them, drawn once."""
+
+    indices: Tensor
+    view: Callable[[Tensor], Tensor] = lambda images: images
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """What is learned: images `[N, C, H, W]`, and labels, classes `[N]` or logits `[N, classes]`."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Match:
+    """What one segment gave: the loss, its terms by step, and the gradients of what is learned."""
+
+    loss: Tensor
+    terms: dict[int, Tensor]  # step of a waypoint to its weighted distance
+    images: Tensor
+    step_size: Tensor
+    labels: Tensor | None  # none where labels are hard
+    end: Tensor  # θ_T
+
+
+@dataclass(frozen=True)
+class Student:
+    """How the student learns: everything of the inner loop but its data."""
+
+    network: Model
+    step_size: Tensor  # α, a positive scalar
+    momentum: float = 0.0
+    loss_scale: float = 1.0  # multiplies the cross-entropy
+
+    def loss(self, parameters: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the scaled mean cross-entropy; labels are classes `[n]` or logits `[n, classes]`."""
+        logits = self.network(parameters, images)
+        if labels.dim() == 1:
+            return self.loss_scale * losses.cross_entropy(logits, labels)
+        return self.loss_scale * losses.soft_cross_entropy(logits, labels.softmax(-1))
+
+
+def match_segment(
+    student: Student,
+    start: Tensor,
+    waypoints: Sequence[Waypoint],
+    batches: Sequence[Batch],
+    synthetic: Synthetic,
+    *,
+    mode: Backward = "exact",
+) -> Match:
+    """Train a student on synthetic data along a segment, and return how its end point depends on that data.
+
+    Args:
+        student: network, step size and the rest of the inner loop.
+        start: θ_0 `[P]`.
+        waypoints: where the expert was; steps in 1 … T, the last of them usually T.
+        batches: T of them, one a step.
+        synthetic: images and labels that the batches index.
+        mode: `exact` and `unroll` give the same gradient, the first with memory that does not grow with T; `tesla`
+            leaves out how earlier steps move later gradients.
+
+    Raises:
+        RecipeError: an unknown mode, no batch, or a waypoint that no step reaches.
+    """
+    if mode not in MODES:
+        raise RecipeError(f"unknown backward {mode!r}{did_you_mean(str(mode), MODES)} Known: {', '.join(MODES)}")
+    if not batches or not waypoints:
+        raise RecipeError("a segment needs at least one batch and one waypoint to match")
+    if bad := [w.step for w in waypoints if not 1 <= w.step <= len(batches)]:
+        raise RecipeError(f"a waypoint stands behind step {bad[0]}, but the student takes {len(batches)} steps")
+    if mode == "unroll":
+        return _unrolled(student, start, waypoints, batches, synthetic)
+    return _recursive(student, start, waypoints, batches, synthetic, hessian=mode == "exact")
+
+
+def _unrolled(
+    student: Student,
+    start: Tensor,
+    waypoints: Sequence[Waypoint],
+    batches: Sequence[Batch],
+    synthetic: Synthetic,
+) -> Match:
+    images, labels = synthetic.images.detach().requires_grad_(), synthetic.labels
+    step_size = student.step_size.detach().requires_grad_()
+    soft = labels.dim() == 2
+    labels = labels.detach().requires_grad_() if soft else labels
+    point, buffer = start.detach().requires_grad_(), None
+    path = [point]
+    for batch in batches:
+        loss = student.loss(point, batch.view(images[batch.indices]), labels[batch.indices])
+        (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
+        buffer = gradient if buffer is None or not student.momentum else student.momentum * buffer + gradient
+        point = point - step_size * buffer
+        path.append(point)
+    terms = _terms(waypoints, path, start)
+    total = torch.stack(list(terms.values())).sum()
+    learned = [images, step_size, labels] if soft else [images, step_size]
+    found = torch.autograd.grad(total, learned)
+    return Match(
+        loss=total.detach(),
+        terms={step: term.detach() for step, term in terms.items()},
+        images=found[0],
+        step_size=found[1],
+        labels=found[2] if soft else None,
+        end=point.detach(),
+    )
+
+
+def _recursive(
+    student: Student,
+    start: Tensor,
+    waypoints: Sequence[Waypoint],
+    batches: Sequence[Batch],
+    synthetic: Synthetic,
+    *,
+    hessian: bool,
+) -> Match:
+    images, labels, start = synthetic.images.detach(), synthetic.labels.detach(), start.detach()
+    soft = labels.dim() == 2
+    step_size = student.step_size.detach()
+    path = _forward(student, start, batches, images, labels)
+    terms = _terms(waypoints, path, start)
+    to_images = torch.zeros_like(images)
+    to_labels = torch.zeros_like(labels) if soft else None
+    to_step_size = torch.zeros_like(step_size)
+    slope, pull = torch.zeros_like(start), torch.zeros_like(start)  # λ and ν
+    for i in reversed(range(len(batches))):
+        for waypoint in waypoints:
+            if waypoint.step == i + 1:
+                scale = 2 * waypoint.weight / (start - waypoint.target).square().sum()
+                slope = slope + scale * (path[i + 1] - waypoint.target)
+        pull = student.momentum * pull - step_size * slope
+        point, indices = path[i].detach().requires_grad_(), batches[i].indices.to(images.device)
+        some, answers = images[indices].requires_grad_(), labels[indices].requires_grad_(soft)
+        loss = student.loss(point, batches[i].view(some), answers)
+        (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
+        product = gradient @ pull
+        wanted = [some] + [answers] * soft + [point] * hessian
+        found = list(torch.autograd.grad(product, wanted))
+        to_images.index_add_(0, indices, found[0])
+        if to_labels is not None:
+            to_labels.index_add_(0, indices, found[1])
+        to_step_size += product.detach() / step_size
+        slope = slope + found[-1] if hessian else slope
+    total = torch.stack(list(terms.values())).sum()
+    end = path[-1].detach()
+    return Match(loss=total, terms=terms, images=to_images, step_size=to_step_size, labels=to_labels, end=end)
+
+
+def _forward(student: Student, start: Tensor, batches: Sequence[Batch], images: Tensor, labels: Tensor) -> list[Tensor]:
+    """Return θ_0 … θ_T without a graph."""
+    path, buffer = [start], torch.zeros_like(start)
+    for batch in batches:
+        point = path[-1].detach().requires_grad_()
+        loss = student.loss(point, batch.view(images[batch.indices]), labels[batch.indices])
+        (gradient,) = torch.autograd.grad(loss, point)
+        buffer = student.momentum * buffer + gradient if student.momentum else gradient
+        path.append(point.detach() - student.step_size.detach() * buffer)
+    return path
+
+
+def _terms(waypoints: Sequence[Waypoint], path: Sequence[Tensor], start: Tensor) -> dict[int, Tensor]:
+    """Return the weighted distance at every waypoint, by step; several behind one step add up."""
+    terms: dict[int, Tensor] = {}
+    for waypoint in waypoints:
+        term = waypoint.weight * trajectory_distance(path[waypoint.step], waypoint.target, start)
+        terms[waypoint.step] = terms[waypoint.step] + term if waypoint.step in terms else term
+    return terms
