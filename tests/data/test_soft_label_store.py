@@ -433,7 +433,7 @@ def test_no_damage_gets_past_the_reader_with_anything_but_a_message(tmp_path, da
         rows.write_bytes(content)
     else:
         name = data.draw(st.sampled_from(sorted(json.loads(path.read_text()))))
-        value = data.draw(JSON.filter(lambda value: value == value))
+        value = data.draw(JSON)
         try:
             forge(path, **{name: value})
         except ValueError:  # NaN and infinity cannot be given a digest
