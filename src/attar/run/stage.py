@@ -61,7 +61,7 @@ def stage(parent: Run, name: str, method: Any, seed: int | None, inputs: Mapping
 
 
 def stage_key(method: Any, seed: int | None, inputs: Mapping[str, Any], plan: Plan, copy: int = 0) -> str:
-    """Return the hex key of a stage: method, version, fields, seed or copy, inputs, device, precision, threads, torch."""
+    """Return the hex key of a stage: method, version, fields, seed or copy, inputs, device, plan, torch."""
     return digest(
         {
             "method": _path(method),

@@ -1,0 +1,98 @@
+"""Two processes that work on one run compute what one would: gradients meet in `step`, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import pytest
+import torch
+from torch import distributed
+
+from attar.run import SGD, Plan, Run
+
+
+def as_group(world, folder, function):
+    """Run `function(run)` in `world` forked processes that form a gloo group; return what each gave."""
+    children = [os.fork() or _work(rank, world, folder, function) for rank in range(world)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def _work(rank, world, folder, function):
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        where = f"file://{folder}/meet"
+        distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
+        with Run(folder / f"run-{rank}", plan=Plan()) as run:
+            torch.save(function(run), folder / f"{rank}.pt")
+        distributed.barrier()
+        distributed.destroy_process_group()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+X = torch.arange(10.0).view(5, 2) / 10
+
+
+def descend(run):
+    """Mean square error over the global batch, each process with its share."""
+    w = run.learner("w", torch.ones(2), SGD(lr=0.5, momentum=0.9))
+    part = X[run.shard(len(X))]
+    count = run.sum(torch.tensor(float(len(part))))
+    for _ in run.loop("fit", 3):
+        w.update((part @ w.target - 1).square().sum() / count)
+    return w.target.detach()
+
+
+def spread(run):
+    """A loss that couples the whole batch: the variance of all embeddings."""
+    w = run.learner("w", torch.tensor([1.0, -2.0]), SGD(lr=0.1))
+    for _ in run.loop("fit", 2):
+        everyone = run.gather(X[run.shard(len(X))] @ w.target)
+        w.update(everyone.var() / run.world)
+    return w.target.detach()
+
+
+def lonely(run):
+    """Only the first process has work."""
+    w = run.learner("w", [torch.ones(2), torch.ones(1)], SGD(lr=0.5, weight_decay=0.1))
+    for _ in run.loop("fit", 2):
+        if run.rank == 0:
+            run.backward(w.target[0].square().sum(), w)
+        w.step()
+    return torch.cat([t.detach() for t in w.target])
+
+
+def parts(run):
+    share = run.shard(5)
+    mine = torch.arange(5)[share]
+    return torch.cat([torch.tensor([run.rank, run.world, len(mine)]), run.gather(mine)])
+
+
+@pytest.mark.parametrize("function", [descend, spread, lonely])
+def test_two_processes_compute_what_one_does(tmp_path, start, function):
+    with start() as run:
+        alone = function(run)
+    together = as_group(2, tmp_path, function)
+    assert torch.equal(together[0], together[1])
+    assert torch.allclose(together[0], alone, atol=1e-6)
+
+
+def test_shards_cover_everything_once_in_order(tmp_path, start):
+    first, second = as_group(2, tmp_path, parts)
+    assert first.tolist() == [0, 2, 2, 0, 1, 2, 3, 4]
+    assert second.tolist() == [1, 2, 3, 0, 1, 2, 3, 4]
+    with start() as run:
+        assert run.shard(5) == slice(0, 5)
+        assert run.gather(X) is X
+        assert run.world == 1
+
+
+def test_a_run_of_one_process_starts_no_group(start):
+    with start() as run:
+        descend(run)
+    assert not distributed.is_initialized()
