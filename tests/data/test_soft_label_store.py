@@ -1,8 +1,10 @@
 """The soft-label store: its codec's stated errors, its durability, and its distrust of files."""
 
+import copy
 import hashlib
 import json
 import os
+import resource
 import signal
 
 import numpy as np
@@ -189,6 +191,16 @@ def test_rows_come_back_by_key_and_by_number_across_shards(tmp_path):
         store.records(torch.tensor([20]))
 
 
+def test_a_copy_for_a_worker_takes_no_rows_along_and_reads_the_same(tmp_path):
+    store = fill(tmp_path)
+    rows = torch.arange(20)
+    before = store.probabilities(rows)
+    copied = copy.copy(store)
+    assert store._maps
+    assert not copied._maps
+    assert torch.equal(copied.probabilities(rows), before)
+
+
 def test_a_store_grows_by_appending_and_ends_with_the_same_bytes(tmp_path):
     whole = fill(tmp_path / "whole", 20)
     fill(tmp_path / "parts", 9)
@@ -282,6 +294,21 @@ def test_rows_out_of_order_twice_or_out_of_range_are_refused(tmp_path):
         with pytest.raises(DataError, match="rows of 12"):
             writer.append(torch.tensor([5]), torch.tensor([1]), logits(1, 11))
         assert len(writer) == 1
+
+
+def test_a_full_disk_says_so_and_loses_nothing_that_was_committed(tmp_path):
+    untouched = fill(tmp_path / "untouched", 20).fingerprint
+    size = (tmp_path / "untouched" / "shard-00000.rows").stat().st_size
+    fill(tmp_path / "full", 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 10, hard))  # eight rows do not fit
+    try:
+        with pytest.raises(AttarError, match="free some space"):
+            fill(tmp_path / "full", 20, start=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(SoftLabelStore(tmp_path / "full")) == 5
+    assert fill(tmp_path / "full", 20, start=5).fingerprint == untouched
 
 
 def test_two_writers_on_one_store_are_refused(tmp_path):

@@ -41,6 +41,26 @@ def test_a_row_replays_bit_for_bit_in_any_batch_and_order(images, mix):
     assert torch.equal(torch.cat(alone), together)
 
 
+@pytest.mark.parametrize("augment", ["dsa", "dsa-always-flip", "color_cutout"])
+def test_differentiable_augmentation_replays_for_each_row_alone(images, augment):
+    views = Views(augment=augment, mix="mixup")
+    samples, numbers = torch.arange(30), torch.arange(30) % 4
+    together = views.images(images, KEY, samples, numbers)
+    alone = [views.images(images, KEY, samples[i : i + 1], numbers[i : i + 1]) for i in range(30)]
+    assert torch.allclose(torch.cat(alone), together, atol=1e-5)
+    assert not torch.allclose(together, Views(mix="mixup").images(images, KEY, samples, numbers), atol=0.1)
+
+
+def test_each_image_draws_its_own_augmentation_by_the_ops_own_rule(images):
+    still = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
+    x = Views(**still).images(images, KEY, torch.arange(30), torch.zeros(30).long())
+    cut = Views(**still, augment="cutout").images(images, KEY, torch.arange(30), torch.zeros(30).long())
+    erased = (cut == 0).all(1) & (x != 0).any(1)
+    assert torch.allclose(torch.where(erased[:, None], x, cut), x)
+    assert len({tuple(mask.nonzero()[0].tolist()) for mask in erased}) > 10  # not one square for all
+    assert erased.flatten(1).sum(1).max() == 36  # half a side, whole inside the picture
+
+
 def test_the_parameters_of_a_view_are_pinned():
     """A stored label is worth nothing if a later version draws another view: these numbers may never change."""
     views = Views(mix="cutmix")
@@ -165,7 +185,14 @@ def test_the_partner_is_shown_in_its_own_crop_of_the_same_view(images):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"scale": (0.5, 1.5)}, {"ratio": (2.0, 1.0)}, {"mix": "blend"}],
+    [
+        {"scale": (0.0, 1.0)},
+        {"scale": (0.9, 0.5)},
+        {"scale": (0.5, 1.5)},
+        {"ratio": (2.0, 1.0)},
+        {"mix": "blend"},
+        {"augment": "dsaa"},
+    ],
 )
 def test_ranges_that_mean_nothing_are_refused(fields):
     with pytest.raises(ValidationError):

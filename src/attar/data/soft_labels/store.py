@@ -82,6 +82,9 @@ class SoftLabelStore:
     def __len__(self) -> int:
         return sum(manifest["rows"] for manifest in self._manifests)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # a worker process maps the files itself: maps would travel as copies
+
     @property
     def _record(self) -> np.dtype[Any]:
         return self.head.codec.record

@@ -12,15 +12,17 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from attar.data.augment import Parameters, View, augmentation
 from attar.data.plans import Source
+from attar.errors import RecipeError
 from attar.spec import spec
 
 ATTEMPTS = 10  # boxes drawn for a crop before the whole picture is taken; torchvision's number
-CROP, FLIP, PARTNER, MIX, SHARE, PASTE = 0, 32, 33, 34, 35, 36  # first slot of each draw
+CROP, FLIP, PARTNER, MIX, SHARE, PASTE, AUGMENT = 0, 32, 33, 34, 35, 36, 38  # first slot of each draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +51,19 @@ class Views:
     scale: tuple[float, float] = (0.08, 1.0)  # share of the picture's area in a crop, drawn uniformly
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height of a crop, drawn uniformly in its logarithm
     flip: float = Field(0.5, ge=0, le=1)  # chance of mirroring left and right
+    augment: str = "none"  # dsa and its kin (`attar.data.augmentation`), drawn for each image, behind crop and flip
     mix: Literal["none", "mixup", "cutmix"] = "none"  # SRe2L relabels with cutmix (arXiv 2306.13092)
     mix_alpha: float = Field(1.0, gt=0)  # own share ~ Beta(alpha, alpha); 1 is uniform
     mix_probability: float = Field(1.0, ge=0, le=1)  # chance that a view is mixed at all
+
+    @field_validator("augment")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            augmentation(name)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        return name
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -86,12 +98,28 @@ class Views:
         """Return the views `[n, C, H, W]` of images of a source, in the space that networks see."""
         count, size = len(source), source.size
         drawn = self.draw(key, samples, views, count=count, size=size)
-        own = flip(crop(source.batch(samples)[0], drawn.box), drawn.mirrored)
+        own = self._shown(source, drawn, key, samples, views)
         if self.mix == "none":
             return own
         theirs = self.draw(key, drawn.partner, views, count=count, size=size)  # its own crop of the same view
-        other = flip(crop(source.batch(drawn.partner)[0], theirs.box), theirs.mirrored)
+        other = self._shown(source, theirs, key, drawn.partner, views)
         return mixup(own, other, drawn.share) if self.mix == "mixup" else cutmix(own, other, drawn.paste)
+
+    def _shown(self, source: Source, drawn: Drawn, key: int, samples: Tensor, views: Tensor) -> Tensor:
+        """Return images before any mixing."""
+        x = flip(crop(source.batch(samples)[0], drawn.box), drawn.mirrored)
+        augment = augmentation(self.augment)
+        if augment.is_identity:
+            return x
+        rows: dict[tuple[str, ...], list[int]] = {}  # by the names of what is done to them, to do it to all at once
+        done = []
+        for row, seed in enumerate(_Stream(key, samples, views).seeds(AUGMENT)):
+            done.append(augment.draw(1, tuple(x.shape[1:]), torch.Generator().manual_seed(seed)).operations)
+            rows.setdefault(tuple(name for name, _ in done[-1]), []).append(row)
+        out = x.clone()
+        for picked in rows.values():
+            out[picked] = _joined([done[row] for row in picked])(x[picked])
+        return out
 
     def _boxes(self, stream: _Stream, size: int) -> np.ndarray:
         """Draw boxes as RandomResizedCrop does: the first of ten that fits; here the whole picture if none does."""
@@ -132,6 +160,19 @@ class _Stream:
     def uniform(self, slot: int) -> np.ndarray:
         """Return float64 `[n]` in [0, 1), 53 bits each."""
         return (_mixed(self._state ^ np.uint64(slot)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def seeds(self, slot: int) -> list[int]:
+        """Return `n` seeds of generators, 63 bits each."""
+        return [int(value) for value in _mixed(self._state ^ np.uint64(slot)) >> np.uint64(1)]
+
+
+def _joined(views: list[tuple[tuple[str, Parameters], ...]]) -> View:
+    """Make one view of n images out of n views of one image each that do the same things in the same order."""
+    joined = []
+    for place, (name, first) in enumerate(views[0]):
+        values = {key: [view[place][1][key] for view in views] for key in first}
+        joined.append((name, {key: torch.cat(each) if each[0].ndim else each[0] for key, each in values.items()}))
+    return View(tuple(joined))
 
 
 def crop(x: Tensor, box: Tensor) -> Tensor:

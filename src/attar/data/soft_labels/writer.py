@@ -149,8 +149,10 @@ class SoftLabelWriter:
 
     def close(self) -> None:
         """Close without committing."""
-        self._close_file()
-        self._lock.release()
+        try:
+            self._close_file()
+        finally:
+            self._lock.release()
 
     # ------------------------------------------------------------------ inside
 
