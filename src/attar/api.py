@@ -1,7 +1,8 @@
-"""The public functions: run, evaluate, compare, export, claim, doctor. The command line calls these and nothing else."""
+"""The public functions: run, evaluate, compare, export, claim, doctor. The command line calls these and no others."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,14 +41,21 @@ def run(id: str, *, preset: str = "small", **settings: Any) -> Any:
 
 
 def run_result(target: str, **settings: Any) -> RunResult:
-    """Run a system or a recipe like `run`, and return how it went besides the artifact."""
+    """Run a system or a recipe like `run`, and return how it went besides the artifact.
+
+    Settings go before those of a recipe; with `out`, each entry of a chain gets a folder of its name in there.
+    """
     if not str(target).endswith((".yaml", ".yml")):
         return _run_one(recipes.make(target, settings))
     results: dict[str, RunResult] = {}
-    for name, entry in recipes.read(target).items():
+    entries = recipes.read(target)
+    for name, entry in entries.items():
         artifacts = {key: result.artifact for key, result in results.items()}
         own = recipes.flatten(entry, artifacts)
-        results[name] = _run_one(recipes.make(own.pop("run"), {**own, **settings}))
+        given = {**own, **settings}
+        if len(entries) > 1 and settings.get("out") is not None:
+            given["out"] = Path(settings["out"]) / name
+        results[name] = _run_one(recipes.make(given.pop("run"), given))
     return results[name]
 
 
@@ -67,8 +75,8 @@ def evaluate(
     Args:
         target: a run folder, an artifact folder, or a `DistilledSet` or `Selection`.
         data: the real data; none means what the run was made from.
-        protocol: a preset of the evaluation protocol; none means `small` for a run made with that preset, else what
-            the method asks for.
+        protocol: a preset of the evaluation protocol; none means `small` for a run made with that preset and for what
+            is in memory, else what the method asks for.
         networks: fresh networks an arm.
         nets: other architectures to score on as well.
         baselines: arms to compare with: `random` (a fresh random subset of the same size for each network) and `full`
@@ -82,8 +90,9 @@ def evaluate(
     from attar.judging import judge
 
     settings = {**overrides, "networks": networks}
-    arms = {"nets": nets or (), "baselines": baselines, "seed": seed}
-    outcome = judge(target, data=data, protocol=protocol, settings=settings, **arms)
+    outcome = judge(
+        target, data=data, protocol=protocol, settings=settings, nets=nets or (), baselines=baselines, seed=seed
+    )
     if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
         files.write_json(Path(target) / "evaluation.json", outcome)
         _report(Path(target), outcome["data"])
@@ -97,7 +106,7 @@ def compare(folders: Iterable[str | Path]) -> dict[str, Any]:
         recipe = _read(folder, "recipe.json")
         record = _read(folder, "run.json", {})
         judged = _read(folder, "evaluation.json", {"arms": []})
-        own = next((arm for arm in judged["arms"] if arm["name"] not in {"random", "full"}), {})
+        own: Mapping[str, Any] = next((arm for arm in judged["arms"] if arm["name"] not in {"random", "full"}), {})
         numbers = {key: own[key] for key in ("accuracy", "accuracy_std", "images", "bytes") if key in own}
         told = {key: recipe[key] for key in ("id", "version", "seed")}
         flat = _flat({**told, **recipe["inputs"], **recipe["fields"]})
@@ -140,7 +149,7 @@ def claim(
 
 
 def doctor(*, calibrate: bool = False) -> dict[str, Any]:
-    """Report versions, threads, devices and data found; with `calibrate`, time this machine and keep the fastest plan."""
+    """Report versions, threads, devices and data found; with `calibrate`, time this machine and keep its best plan."""
     from attar import diagnosis
 
     return diagnosis.report(calibrate=calibrate)
@@ -163,7 +172,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     if splits is not None and chosen.device != "cpu":
         splits = splits.to(chosen.device)
         resolved["data"] = splits.train
-    new = not folder.exists()
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with Run(
             folder,
@@ -179,12 +188,20 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             artifact = execute(live, recipe.method, resolved)
             state = "partial" if live.partial else "finished"
     except AttarError:
-        if new and not (folder / "checkpoints").exists() and not (folder / "artifact").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # nothing was made yet: leave nothing behind
+        if missing and not (folder / "checkpoints").exists() and not (folder / "artifact").exists():
+            _remove(missing)  # nothing was made yet: leave nothing behind
         raise
     _report(folder, splits)
     record = _read(folder, "run.json")
     return RunResult(artifact, folder, record["fingerprint"], record["seconds"], state, reused=False)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove a run folder, and of the folders above that were made for it those that nothing else has filled."""
+    shutil.rmtree(paths[0], ignore_errors=True)
+    for path in paths[1:]:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:

@@ -75,7 +75,7 @@ def make(id: str, settings: Mapping[str, Any]) -> Recipe:
         if (first := key.partition(".")[0]) not in names:
             hint = did_you_mean(first, [*names, *known, *RESERVED])
             raise RecipeError(f"'{id}' has no field or input '{first}'{hint} 'attar show {id}' lists them")
-    method = build(cls, values, preset=preset, name=id)
+    method: Any = build(cls, values, preset=preset, name=id)
     if missing := [name for name in required_inputs(cls) if name not in given]:
         example = "data=fashion-mnist-mini" if missing[0] == "data" else f"{missing[0]}=PATH"
         raise RecipeError(f"'{id}' needs the input '{missing[0]}'; add {example}")
@@ -130,13 +130,12 @@ def flatten(settings: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str
     Raises:
         RecipeError: no earlier entry has that name.
     """
-    flat = {}
+    flat = dict(settings)
     for key, value in settings.items():
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in earlier:
                 raise RecipeError(f"'{key}: {value}' refers to no earlier entry{did_you_mean(value[1:], earlier)}")
-            value = earlier[value[1:]]
-        flat[key] = value
+            flat[key] = earlier[value[1:]]
     return flat
 
 
@@ -151,12 +150,13 @@ def resolve(recipe: Recipe) -> tuple[dict[str, Any], Any]:
 
     resolved: dict[str, Any] = {}
     splits = None
-    for name, annotation in inputs(type(recipe.method)).items():
+    cls: Any = type(recipe.method)
+    for name, annotation in inputs(cls).items():
         if name not in recipe.inputs:
             continue
         value = recipe.inputs[name]
         if annotation is data.Images:
-            splits = data.resolve(value)
+            splits = _splits(value)
             value = splits.train
         elif isinstance(annotation, type) and issubclass(annotation, Artifact):
             value = load(value) if isinstance(value, str | Path) else value
@@ -165,6 +165,28 @@ def resolve(recipe: Recipe) -> tuple[dict[str, Any], Any]:
                 raise AttarError(f"input '{name}' of '{recipe.id}' takes a {annotation.kind}; got a {kind}")
         resolved[name] = value
     return resolved, splits
+
+
+def _splits(value: Any) -> Any:
+    """Return the splits that stand for an input; a small set stands for its images, with its source's test set.
+
+    Raises:
+        AttarError: a set made from data in memory, one with soft labels, or what `attar.data.resolve` refuses.
+    """
+    from attar import data
+    from attar.artifacts import DistilledSet, Selection
+
+    if not isinstance(value, DistilledSet | Selection):
+        return data.resolve(value)
+    if value.source == "memory":
+        raise AttarError("a set made from data in memory has no test set to go with it; hand over data.Splits instead")
+    real = data.resolve(value.source)
+    chosen = value.distilled(real.train) if isinstance(value, Selection) else value
+    if chosen.labels.dim() != 1:
+        raise AttarError("this set has soft labels; a method that takes real images needs one class an image")
+    pixels = real.train.denormalise(chosen.images.detach().cpu())
+    small = dataclasses.replace(real.train, pixels=pixels, labels=chosen.labels.cpu())
+    return data.Splits(small, real.test, real.note)
 
 
 def _told(value: Any) -> Any:
