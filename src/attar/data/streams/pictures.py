@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,10 +28,7 @@ def shape_of(data: bytes, name: str) -> Shape:
         DataError: it is no PNG, JPEG, WebP or BMP picture, or claims more pixels than Pillow deems safe.
     """
     with _opened(data, name) as picture:
-        mode = MODES.get(picture.mode)
-        if mode is None:
-            raise DataError(f"{name} has colour mode {picture.mode}; save it as 8-bit grey or RGB without transparency")
-        return picture.height, picture.width, 3 if mode == "RGB" else 1
+        return _shape(picture, name)
 
 
 @dataclass(frozen=True)
@@ -67,21 +64,30 @@ class Look:
         """Whether pixels are float32 in [0, 1]; else they are uint8."""
         return self.size != self.stored[0]
 
-    def pixels(self, pictures: Sequence[bytes], names: Sequence[str]) -> Tensor:
-        """Decode encoded pictures to `[n, C, size, size]`.
+    def part(self, limit: int) -> int:
+        """Return how many decoded pictures take at most `limit` bytes; at least 1."""
+        return max(1, limit // math.prod(self.stored))
+
+    def fill(self, out: Tensor, places: Sequence[int], pictures: Sequence[bytes], names: Sequence[str]) -> None:
+        """Decode encoded pictures to `out[places]`; `out` is `[n, C, size, size]` on the CPU.
 
         Raises:
             DataError: a picture is corrupt, or of another shape than its header had when it was indexed.
         """
-        height, width, channels = self.stored
-        images = torch.empty(len(pictures), channels, height, width, dtype=torch.uint8)
-        for place, (data, name) in enumerate(zip(pictures, names, strict=True)):
-            if (shape := shape_of(data, name)) != self.stored:
-                raise DataError(f"{name} is {_words(shape)} where {_words(self.stored)} was indexed")
+        if self.pooled:
+            images = torch.empty(len(pictures), self.stored[2], *self.stored[:2], dtype=torch.uint8)
+            self._decode(images, range(len(pictures)), pictures, names)
+            out[list(places)] = pool(images, self.size, "the stream")
+        else:
+            self._decode(out, places, pictures, names)
+
+    def _decode(self, out: Tensor, places: Sequence[int], pictures: Sequence[bytes], names: Sequence[str]) -> None:
+        into = out.numpy()
+        for place, data, name in zip(places, pictures, names, strict=True):
             with _opened(data, name) as picture:
-                array = np.array(decode(picture, name)).reshape(height, width, channels)
-            images[place] = torch.from_numpy(array).permute(2, 0, 1)
-        return pool(images, self.size, "the stream") if self.pooled else images
+                if (shape := _shape(picture, name)) != self.stored:  # before its pixels are given memory
+                    raise DataError(f"{name} is {_words(shape)} where {_words(self.stored)} was indexed")
+                into[place] = decode(picture, name).reshape(self.stored).transpose(2, 0, 1)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -91,6 +97,13 @@ def _opened(data: bytes, name: str) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except _BROKEN as error:
         raise DataError(f"{name} cannot be read as a picture: {error}") from None
+
+
+def _shape(picture: Image.Image, name: str) -> Shape:
+    mode = MODES.get(picture.mode)
+    if mode is None:
+        raise DataError(f"{name} has colour mode {picture.mode}; save it as 8-bit grey or RGB without transparency")
+    return picture.height, picture.width, 3 if mode == "RGB" else 1
 
 
 def _words(shape: Shape) -> str:

@@ -18,7 +18,7 @@ from attar.data.streams.index import Index
 from attar.data.streams.pictures import Look
 from attar.errors import DataError
 
-PART = 256  # pictures that are decoded at a time while all of them are walked through
+PART_BYTES = 1 << 24  # 16 MiB of pictures are decoded at a time on their way to where they were asked for
 
 
 class Shards(Protocol):
@@ -113,22 +113,31 @@ class StoredPixels:
         return digest.hexdigest()
 
     def _read(self, rows: Tensor) -> Tensor:
-        """Read each picture once, shard by shard and forwards, whatever the order in which they are asked for."""
+        """Read each picture once and each shard forwards; shards in the order in which they are first asked for.
+
+        That order matters where a batch leaves one window of a `ShardPlan` for the next: what is held of the first is
+        used up before the second pushes it out.
+        """
         wanted, inverse = torch.unique(rows, return_inverse=True)
+        first = torch.full((len(wanted),), len(rows)).scatter_reduce(0, inverse, torch.arange(len(rows)), "amin")
         shards = torch.searchsorted(self.ends, wanted, right=True)
-        out = torch.empty(len(wanted), *self.shape[1:], dtype=self.dtype)
-        done = 0
-        for shard, count in zip(
-            *(part.tolist() for part in torch.unique_consecutive(shards, return_counts=True)), strict=True
-        ):
+        numbers, counts = torch.unique_consecutive(shards, return_counts=True)
+        stops = counts.cumsum(0).tolist()
+        spans = [slice(stop - count, stop) for stop, count in zip(stops, counts.tolist(), strict=True)]
+        visits = sorted(zip(numbers.tolist(), spans, strict=True), key=lambda visit: int(first[visit[1]].min()))
+        out = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
+        most = self.look.part(PART_BYTES)
+        for shard, span in visits:
             before = int(self.ends[shard]) - len(self.shards.indexes[shard].labels)
-            for part in (wanted[done : done + count] - before).split(PART):
-                places = part.tolist()
+            for start in range(span.start, span.stop, most):
+                part = slice(start, min(start + most, span.stop))
+                places = (wanted[part] - before).tolist()
                 names = [f"image {place} of shard {shard} of {self.shards.source}" for place in places]
-                out[done : done + len(places)] = self.look.pixels(self.shards.read(shard, places), names)
-                done += len(places)
-        ordered = len(wanted) == len(rows) and bool((inverse == torch.arange(len(rows))).all())
-        return (out if ordered else out[inverse]).to(self.device)
+                self.look.fill(out, first[part].tolist(), self.shards.read(shard, places), names)
+        if len(wanted) < len(rows):
+            again = first[inverse] != torch.arange(len(rows))
+            out[again] = out[first[inverse[again]]]
+        return out.to(self.device)
 
 
 @dataclass(eq=False)
