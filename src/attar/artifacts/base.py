@@ -81,25 +81,32 @@ class Artifact:
             AttarError: the folder holds something that is not an artifact, or the disk is full.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / "artifact.json").exists() and any(folder.iterdir()):
-            raise AttarError(f"{folder} exists and is not an artifact; choose another folder")
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            size, checksum = files.save_tensors(aside / "tensors.safetensors", self.tensors())
-            stored = {"size": size, "sha256": checksum}
-            head = {"kind": self.kind, "format": self.format, "fingerprint": self.fingerprint, "tensors": stored}
-            files.write_json(aside / "artifact.json", {**head, **self.about(), "parents": self.parents})
-            self.attach(aside)
-            self.preview(aside / "preview.png")
-            if folder.exists():
-                shutil.rmtree(folder)
-            aside.replace(folder)
-        finally:
+        with files.explained(folder):
+            if folder.exists() and not (folder / "artifact.json").exists() and any(folder.iterdir()):
+                raise AttarError(f"{folder} exists and is not an artifact; choose another folder")
+            aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}.tmp") for what in ("new", "old"))
             shutil.rmtree(aside, ignore_errors=True)
+            try:
+                aside.mkdir(parents=True)
+                self._write(aside)
+                if folder.exists():
+                    folder.replace(old)  # nothing is removed before the new one stands in its place
+                aside.replace(folder)
+            finally:
+                if old.exists() and not folder.exists():
+                    old.replace(folder)
+                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
         self.folder = folder
         return folder
+
+    def _write(self, folder: Path) -> None:
+        size, checksum = files.save_tensors(folder / "tensors.safetensors", self.tensors())
+        stored = {"size": size, "sha256": checksum}
+        head = {"kind": self.kind, "format": self.format, "fingerprint": self.fingerprint, "tensors": stored}
+        files.write_json(folder / "artifact.json", {**head, **self.about(), "parents": self.parents})
+        self.attach(folder)
+        self.preview(folder / "preview.png")
 
 
 KINDS = {
@@ -132,13 +139,14 @@ def load(folder: str | Path) -> Any:
     if not isinstance(about.get("format"), int) or about["format"] > cls.format:
         raise AttarError(f"{head} has format {about.get('format')}, newer than {cls.format}: update attar to read it")
     path = folder / "tensors.safetensors"
-    if not path.exists() or files.sha256(path) != about.get("tensors", {}).get("sha256"):
+    stored = about.get("tensors")
+    if not path.exists() or not isinstance(stored, dict) or files.sha256(path) != stored.get("sha256"):
         raise DamagedFile(
             f"{path} is missing or does not match the checksum in artifact.json: it was changed or damaged"
         )
     try:
         artifact = cls.rebuild(about, files.load_tensors(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedFile(f"{head} does not describe a {about['kind']}: {error!r}") from None
     artifact.parents = dict(about.get("parents", {}))
     artifact.folder = folder

@@ -166,7 +166,9 @@ class DistilledSet(Artifact):
         return cls(tensors["images"], tensors["labels"], like, about["hints"])
 
     def preview(self, path: Path) -> None:
-        """Write a sheet with one row a class."""
+        """Write a sheet with one row a class, where channels make pictures."""
+        if self.channels not in (1, 3):
+            return
         from attar.artifacts.picture import contact_sheet
 
         columns = min(self.ipc, 20)
