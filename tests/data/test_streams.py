@@ -33,6 +33,7 @@ from attar.methods.data.herding import Herding
 from attar.methods.data.kcenter import KCenterGreedy
 from attar.methods.data.random import RandomSelection
 from attar.spec import build
+from attar.train.training import Order, TensorSource, Training
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +204,16 @@ def test_a_stream_is_read_in_the_order_of_its_shards(pictures, tmp_path):
     chosen = torch.tensor([5, 1, 30])
     assert splits.train.subset(chosen).plan(2, 0) == EpochPlan(3, 2, 0)
     assert pictures().plan(7, "key") == EpochPlan(36, 7, "key")
+
+
+def test_training_reads_a_stream_in_its_own_order(pictures, tmp_path):
+    stream = load(write("wds", pictures(), pictures(each=3), tmp_path / "data", shards=20)).train
+    order = Order(stream, Training(batch=6), lambda name, *counters: torch.Generator().manual_seed(3))
+    assert order.plan == ShardPlan([2] * 16 + [1] * 4, 16, 6, 3)
+    images, labels = order.batch(4)
+    assert torch.equal(images, stream.normalised(order.plan.indices(4)))
+    assert torch.equal(labels, stream.labels[order.plan.indices(4)])
+    assert Order(TensorSource(images, labels), Training(batch=6), order.rng).plan == EpochPlan(6, 6, 3)
 
 
 def test_an_epoch_reads_each_row_group_once(pictures, tmp_path, monkeypatch):

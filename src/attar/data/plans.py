@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -202,6 +202,20 @@ class ShardPlan:
             name = f"{self.key!r}/{epoch}/{window}" if window else f"{self.key!r}/{epoch}"  # one window: as EpochPlan
             self._windows[epoch, window] = members[torch.randperm(len(members), generator=_generator(name))]
         return self._windows[epoch, window]
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A source that knows in which order it is best read."""
+
+    def plan(self, batch: int, key: int | str) -> DataPlan:
+        """Return that order."""
+        ...
+
+
+def order_of(source: Sized, batch: int, key: int | str) -> DataPlan:
+    """Return the source's own plan where it has one, else an `EpochPlan` over its indices."""
+    return source.plan(batch, key) if isinstance(source, Planned) else EpochPlan(len(source), batch, key)
 
 
 def _generator(name: str) -> torch.Generator:

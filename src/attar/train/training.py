@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attar import losses
 from attar.data import augmentation
-from attar.data.plans import EpochPlan
+from attar.data.plans import order_of
 from attar.run.optimizers import SGD, Drop, Optimizer, Schedule
 from attar.spec import spec
 
@@ -72,7 +72,7 @@ class Order:
     def __init__(self, source: Labelled, training: Training, rng: Stream) -> None:
         self.source, self.rng = source, rng
         self.augment = augmentation(training.augment)
-        self.plan = EpochPlan(len(source), min(training.batch, len(source)), int(rng("order").initial_seed()))
+        self.plan = order_of(source, min(training.batch, len(source)), int(rng("order").initial_seed()))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the augmented inputs and the labels of a step."""
