@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -491,6 +492,23 @@ def test_any_bytes_are_a_shard_or_a_data_error(tmp_path, data):
     path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     with contextlib.suppress(DataError):
         assert len(index_shard(path).labels) == 1
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_any_bytes_are_a_table_or_a_data_error(kind, pictures, tmp_path):
+    uri = write(kind, pictures(), pictures(each=3), tmp_path / "data")
+    target = next((tmp_path / "data").rglob("data-*.arrow" if kind == "arrow" else "train.parquet"))
+    sound, rng, kept = target.read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(sound)
+        for _ in range(rng.randint(1, 4)):
+            near = rng.randrange(min(2500, len(sound)))  # the head of Arrow files and the foot of Parquet files
+            damaged[near if kind == "arrow" else -1 - near] = rng.randrange(256)
+        target.write_bytes(damaged if rng.random() < 0.8 else sound[: rng.randrange(len(sound))])
+        with contextlib.suppress(DataError):
+            splits = load(uri)
+            kept += len(splits.train.pixels[:]) == len(splits.train)
+    assert kept < 60
 
 
 def test_a_shard_cut_short_while_in_use_is_noticed(pictures, tmp_path):

@@ -144,7 +144,8 @@ def _tables(uri: DataURI) -> dict[str, Shards]:
             found, make = _arrow_sets(path, uri), ArrowBlocks
         _has_train(found, uri)
         return {name: make(part, uri.text) for name, part in found.items()}
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pyarrow.ArrowException, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        # `datasets` follows what the files say of themselves, and stumbles over what is not so
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"data '{uri.text}': {path} cannot be read as {uri.kind}: {reason}") from None
 

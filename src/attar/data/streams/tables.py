@@ -156,9 +156,13 @@ def index_table(labels: list[Any], names: Sequence[str] | None, columns: Iterato
         raise DataError(f"labels of '{source}' must be whole numbers or texts")
     content, row = Content(), 0
     for column in columns:
+        if row + len(column) > len(labels):
+            raise DataError(f"data '{source}' has more pictures than labels")
         for data in encoded(column, f"data '{source}'"):
             content.add(labels[row], data, shape_of(data, f"image {row} of '{source}'"))
             row += 1
+    if row != len(labels):
+        raise DataError(f"data '{source}' has {row} pictures and {len(labels)} labels")
     empty = torch.empty(0, dtype=torch.int64)
     numbers = torch.tensor(labels, dtype=torch.int64)
     return Index(numbers, tuple(content.shapes), content.digest.hexdigest(), tuple(names or ()), empty, empty)
