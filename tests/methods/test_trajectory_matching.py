@@ -8,6 +8,7 @@ from attar.losses import cross_entropy
 from attar.methods.data.trajectory.flat import FlatNetwork
 from attar.methods.data.trajectory.matching import Batch, Student, Synthetic, Waypoint, match_segment
 from attar.methods.data.trajectory.segments import walk
+from attar.metrics.memory import SavedTensors
 from attar.nets import MLP, ConvNet
 
 
@@ -167,34 +168,20 @@ def test_tesla_drifts_from_the_exact_gradient_with_steps_and_step_size():
 
 def saved_bytes(given, mode):
     """Return the most bytes that autograd held at one time for backward passes."""
-    alive = peak = 0
-
-    class Held:
-        def __init__(self, tensor):
-            nonlocal alive, peak
-            self.tensor, self.size = tensor, tensor.numel() * tensor.element_size()
-            alive += self.size
-            peak = max(peak, alive)
-
-        def __del__(self):
-            nonlocal alive
-            alive -= self.size
-
-    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+    with SavedTensors() as saved:
         match_segment(*given, mode=mode)
-    return peak
+    return saved.peak
 
 
 def test_saved_bytes_stay_flat_with_the_steps_but_for_unrolling():
-    # without group norm: under hooks, torch never lets go of some of what its double backward saved
-    net = ConvNet(depth=2, width=3, norm="none")
     bytes_of = {
-        mode: [saved_bytes(problem(net, steps), mode) for steps in (10, 40)] for mode in ("exact", "tesla", "unroll")
+        mode: [saved_bytes(problem(ConvNet(depth=2, width=3), steps), mode) for steps in (10, 50)]
+        for mode in ("exact", "tesla", "unroll")
     }
     for mode in ("exact", "tesla"):
-        assert bytes_of[mode][1] == bytes_of[mode][0]
-    assert 3.5 < bytes_of["unroll"][1] / bytes_of["unroll"][0] < 4.5
-    assert bytes_of["exact"][1] < bytes_of["unroll"][1] / 5
+        assert bytes_of[mode][1] <= 1.01 * bytes_of[mode][0]
+        assert bytes_of[mode][1] < bytes_of["unroll"][1] / 5
+    assert 4.5 < bytes_of["unroll"][1] / bytes_of["unroll"][0] < 5.5
 
 
 def test_views_are_drawn_once_and_replayed():

@@ -17,9 +17,8 @@ def aligned(ipc: int, window: tuple[int, ...], table: tuple[float, ...], **more:
     first, *grow, stop = window[:3] if len(window) == 4 else window
     steps, epochs, lr, batch, label_lr = table
     made = row(ipc, (steps, epochs, stop, lr, more.pop("rate", 1e-5), 0.01), batch=int(batch), **more)
-    made["window"] |= {"first": first} | (
-        {"grow_from": grow[0], "grow_over": window[3]} if grow else {"grow_from": None}
-    )
+    grows = {"grow_from": grow[0], "grow_over": window[3]} if grow else {"grow_from": None, "grow_over": 0}
+    made["window"] |= {"first": first, **grows}
     return {**made, "label_optimizer": {"lr": float(label_lr)}}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.artifacts import DistilledSet
@@ -100,6 +100,15 @@ class TrajectoryMatching:
     net: Net = ConvNet(depth=3, width=128)
     augment: str = "dsa"  # image by image, of the student
     experts: ExpertRecipe = ExpertRecipe()
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> TrajectoryMatching:
+        if self.intermediate != "none" and self.student_steps < self.expert_epochs:
+            raise ValueError(
+                f"every epoch in between is matched behind a step of its own: raise student_steps to at least "
+                f"{self.expert_epochs}, or set intermediate=none"
+            )
+        return self
 
     def __call__(self, run: Run, *, data: Images, trajectories: Trajectories | None = None) -> DistilledSet:
         synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol=self.protocol)
