@@ -19,14 +19,43 @@ from attar.spec import method
 from attar.train.training import TensorSource, Training, fit
 
 SCHEDULE = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (updates, epochs)
+Parameters = dict[str, Tensor]
 STATISTICS = 16  # real images per class that set a batch norm's statistics before a matching step
 
 
-def class_gradient(network: nn.Module, images: Tensor, label: int, *, create_graph: bool = False) -> tuple[Tensor, ...]:
-    """Return the gradient of the mean cross-entropy of images of one class, parameter by parameter."""
-    labels = torch.full((len(images),), label, device=images.device)
-    loss = losses.cross_entropy(network(images), labels)
-    return torch.autograd.grad(loss, list(network.parameters()), create_graph=create_graph)
+def class_loss(network: nn.Module, parameters: Parameters, images: Tensor, label: Tensor) -> Tensor:
+    """Return the mean cross-entropy of images `[n, C, H, W]` of one class `[]`, as a function of the parameters."""
+    logits = torch.func.functional_call(network, parameters, (images,))
+    return losses.cross_entropy(logits, label.expand(len(images)))
+
+
+def class_gradient(network: nn.Module, images: Tensor, label: Tensor) -> Parameters:
+    """Return the gradient of `class_loss` at the network's parameters, by name, without a graph."""
+    parameters: Parameters = dict(network.named_parameters())
+    found = torch.autograd.grad(class_loss(network, parameters, images, label), list(parameters.values()))
+    return dict(zip(parameters, found, strict=True))
+
+
+def class_distances(
+    network: nn.Module, real: Parameters, images: Tensor, labels: Tensor, kind: GradientDistance
+) -> Tensor:
+    """Return the distance `[classes]` of every class's gradient to the real one, differentiable in the images.
+
+    `real` holds gradients `[classes, …]` by name, `images` is `[classes, n, C, H, W]`, `labels` `[classes]`. All
+    classes go through the network together: with few images a class, a loop over them takes up to 1.8 times as long.
+    """
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+    def distance(real: Parameters, images: Tensor, label: Tensor) -> Tensor:
+        fake = torch.func.grad(lambda at: class_loss(network, at, images, label))(parameters)
+        return losses.gradient_distance(list(fake.values()), list(real.values()), kind)
+
+    if any(isinstance(module, nn.LayerNorm) for module in network.modules()):
+        # torch 2.13 gives a wrong second derivative of a layer norm under vmap
+        per_class = [{name: gradient[k] for name, gradient in real.items()} for k in range(len(labels))]
+        return torch.stack([distance(*one) for one in zip(per_class, images, labels, strict=True)])
+    found: Tensor = torch.func.vmap(distance, randomness="different")(real, images, labels)
+    return found
 
 
 @method
@@ -93,11 +122,15 @@ class GradientMatching:
             settle_batch_norm(network, settled.flatten(0, 1))
         indices = data.draw(self.real_batch, run.rng("real", step), repeat=True)
         views = SiameseViews(self.augment, data.num_classes, synthetic.images.shape[1:], run.rng("augment", step))
-        for label in range(data.num_classes):
-            one = slice(label, label + 1)
-            real = class_gradient(network, views(data.normalised(indices[one]), one), label)
-            fake = class_gradient(network, views(synthetic.by_class()[one], one), label, create_graph=True)
-            run.backward(losses.gradient_distance(fake, real, self.distance), pixels)
+        labels = torch.arange(data.num_classes, device=run.device)
+        for part in run.chunks(data.num_classes, self.ipc):
+            gradients = []
+            for label in range(part.start, part.stop):
+                one = slice(label, label + 1)
+                gradients.append(class_gradient(network, views(data.normalised(indices[one]), one), labels[label]))
+            real = {name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
+            fake = views(synthetic.by_class()[part], part).unflatten(0, (-1, self.ipc))
+            run.backward(class_distances(network, real, fake, labels[part], self.distance).sum(), pixels)
 
 
 def settle_batch_norm(network: nn.Module, images: Tensor) -> None:
