@@ -122,7 +122,10 @@ class Deadly(torch.nn.Module):
 
 
 @pytest.mark.parametrize("every", [0.0, 1e9])  # a checkpoint behind every step, or none at all
-def test_a_labelling_killed_again_and_again_ends_with_the_untouched_bytes(tmp_path, teacher, data, every):
+def test_a_labelling_killed_again_and_again_ends_with_the_untouched_bytes(tmp_path, teacher, data, every, monkeypatch):
+    monkeypatch.setattr(
+        "attar.data.soft_labels.store.SHARD_BYTES", 500
+    )  # shards fill, and so count, between checkpoints
     untouched = label(tmp_path / "untouched", teacher, data).fingerprint
     folder, method = tmp_path / "killed", LabelSamples(passes=3, batch=16, views=MIXED)
     deaths = 0

@@ -32,7 +32,7 @@ from attar.spec import digest, spec, to_json
 
 FORMAT = 1
 MAX_SAMPLES, MAX_VIEWS = 2**40, 2**24  # one 64-bit key holds both
-SHARD_BYTES = 64 * 2**20  # about; what a resumed labelling reads again at most
+SHARD_BYTES = 64 * 2**20  # about; a part of the format: stores whose head has no shard_rows are cut by it
 MAX_JSON = 2**20  # bytes of a head or a manifest; ours have under 2,000
 MAX_SHARDS = 100_000
 
