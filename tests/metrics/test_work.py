@@ -90,6 +90,29 @@ def test_a_retained_graph_counts_each_backward_and_second_order_counts_again(net
         assert counts(meter) == (2, 6, 12)
 
 
+def test_mapped_passes_count_every_copy_and_every_order(net):
+    meter = WorkMeter()
+    meter.watch("net", net)
+    parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    x = torch.randn(5, 3, 1, 8, 8, requires_grad=True)  # five copies of three images
+
+    def size_of_gradient(images):
+        def loss(at):
+            return torch.func.functional_call(net, at, (images,)).logsumexp(1).sum()
+
+        return sum(g.square().sum() for g in torch.func.grad(loss)(parameters).values())
+
+    with meter:
+        size = torch.func.vmap(size_of_gradient)(x)
+        assert counts(meter) == (1, 15, 15)
+        size.sum().backward()
+        assert counts(meter) == (1, 15, 30)
+    stacked = {name: torch.stack([p, p]) for name, p in parameters.items()}
+    with meter:  # two networks, the same images
+        torch.func.vmap(lambda at: torch.func.functional_call(net, at, (x[0].detach(),)))(stacked)
+    assert counts(meter) == (2, 21, 30)
+
+
 def test_several_outputs_of_one_backward_count_once():
     class Two(nn.Module):
         def forward(self, x, scale=None):
@@ -305,8 +328,10 @@ def test_a_checkpoint_takes_the_counts_back(net):
         net(x).sum().backward()
         state = copy.deepcopy(meter.state_dict())
         net(x).sum().backward()
+        meter.counted("later", net.head)(torch.ones(2, 16))
         meter.load_state_dict(state)
         assert counts(meter) == (1, 3, 3)
+        assert counts(meter, "later") == (0, 0, 0)
         net(x)  # and goes on from there
     assert counts(meter) == (2, 6, 3)
     fresh = WorkMeter()

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -242,7 +243,8 @@ class WorkMeter:
 
     def _count(self, passes: Passes, inputs: tuple[Any, ...], output: Any) -> None:
         """Count a forward pass, and its backward when a gradient comes to any of the outputs."""
-        rows = _rows(inputs)
+        outputs = list(_tensors(output))
+        rows = _rows(inputs) * (_copies(outputs[-1]) if outputs else 1)
         passes.calls += 1
         passes.forward += rows
 
@@ -257,9 +259,10 @@ class WorkMeter:
 
         # Hooks on the outputs rather than full backward hooks of the module: these forbid changing an output in place
         # and warn where no input asks for a gradient. `register_multi_grad_hook` does the same at four times the cost.
-        for tensor in _tensors(output):
-            if tensor.grad_fn is not None:
-                tensor.register_hook(backward)
+        for tensor in outputs:
+            for level in _levels(tensor):
+                if level.grad_fn is not None:
+                    level.register_hook(backward)
 
     def _refuse_unseen(self) -> None:
         if self._unseen:
@@ -334,6 +337,23 @@ def _holds(whole: nn.Module, part: nn.Module) -> bool:
 def _rows(inputs: tuple[Any, ...]) -> int:
     tensor = inputs[0] if inputs and isinstance(inputs[0], Tensor) else next(_tensors(inputs), None)
     return 1 if tensor is None or not tensor.dim() else len(tensor)
+
+
+def _levels(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor, and inside `torch.func` transforms what each of them wraps: every level has its own graph."""
+    yield tensor
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+        yield tensor
+
+
+def _copies(tensor: Tensor) -> int:
+    """Return how many times `vmap` computes a tensor side by side."""
+    copies = 1
+    for level in _levels(tensor):
+        if _functorch.is_batchedtensor(level):
+            copies *= _functorch.get_unwrapped(level).shape[_functorch.maybe_get_bdim(level)]
+    return copies
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
