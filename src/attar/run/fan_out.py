@@ -10,6 +10,7 @@ import queue
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from attar.run.memory import keep_freed_memory
 
 T = TypeVar("T")
 
+_GRACE_SECONDS = 2  # for what still runs when an item failed or a signal came: to end, or to save its state
 _IDLE_SECONDS = 120  # a worker waits this long for the next fan-out, which then starts at once
 
 
@@ -78,8 +80,9 @@ def _side_by_side(
 
     pool = get_reusable_executor(max_workers=workers - 1, timeout=_IDLE_SECONDS, env={"ATTAR_PROGRESS": "off"})
     waiting = collections.deque(range(len(items)))  # whoever is free takes the next
-    finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
     results: dict[int, Any] = {}
+    running: set[Future[Any]] = set()
 
     def take() -> int | None:
         with contextlib.suppress(IndexError):  # asking first would race with the pool's thread
@@ -88,9 +91,12 @@ def _side_by_side(
 
     def feed() -> None:
         if (index := take()) is not None:
-            pool.submit(call, index, items[index]).add_done_callback(functools.partial(end, index))
+            future = pool.submit(call, index, items[index])
+            running.add(future)
+            future.add_done_callback(functools.partial(end, index))
 
-    def end(index: int, future: Any) -> None:
+    def end(index: int, future: Future[Any]) -> None:
+        running.discard(future)
         finished.put((index, future))
         feed()
 
@@ -107,7 +113,8 @@ def _side_by_side(
             show(len(results))
     except BaseException:
         waiting.clear()
-        pool.shutdown(wait=True, kill_workers=True)
+        if wait(set(running), timeout=_GRACE_SECONDS).not_done:
+            pool.shutdown(wait=True, kill_workers=True)
         raise
     return [results[index] for index in range(len(items))]
 
