@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from attar.data import EpochPlan
-from attar.data.plans import ShardPlan
+from attar.data import EpochPlan, ShardPlan
 from attar.errors import DataError
 
 

@@ -14,6 +14,7 @@ import textwrap
 import tracemalloc
 
 import datasets
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -239,6 +240,17 @@ def test_each_picture_of_a_batch_is_read_once_and_forwards(pictures, tmp_path, m
     got = stream.pixels[torch.tensor([[20, 3, 3], [0, 20, 9]])]
     assert read == [(2, [2]), (0, [0, 3]), (1, [0])]
     assert torch.equal(got[0, 0], got[1, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_travels_to_another_process(kind, pictures, tmp_path):
+    stream = load(write(kind, pictures(), pictures(each=3), tmp_path / "data")).train
+    stream.pixels[:2]
+    joblib.dump(stream, tmp_path / "sent")
+    received = joblib.load(tmp_path / "sent")
+    assert received.fingerprint == stream.fingerprint
+    assert torch.equal(received.pixels[5:9], stream.pixels[5:9])
+    assert (tmp_path / "sent").stat().st_size < 20_000  # the place of the pictures, not the pictures
 
 
 def test_few_files_are_open_however_many_shards_there_are(pictures, tmp_path):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from attar.data.arrays import from_arrays, from_tensors
     from attar.data.augment import DSA, View, augmentation
     from attar.data.images import Images
-    from attar.data.plans import EpochPlan, Source
+    from attar.data.plans import EpochPlan, ShardPlan, Source
     from attar.data.sources import Splits, load, resolve
     from attar.data.uri import uri_slug
     from attar.data.whitening import ZCA
@@ -22,6 +22,7 @@ _HOMES = {
     "augmentation": "augment",
     "Images": "images",
     "EpochPlan": "plans",
+    "ShardPlan": "plans",
     "Source": "plans",
     "Splits": "sources",
     "load": "sources",
@@ -35,6 +36,7 @@ __all__ = [
     "ZCA",
     "EpochPlan",
     "Images",
+    "ShardPlan",
     "Source",
     "Splits",
     "View",
