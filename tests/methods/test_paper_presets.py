@@ -1,4 +1,4 @@
-"""`preset=paper` runs whole for every method of the ledger: only sizes are shrunk, so every default mechanism is on."""
+"""`preset=paper` runs whole for every selector and base: only sizes are shrunk, so every default mechanism is on."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from attar.methods.data.random import RandomSelection
 from attar.spec import build, fields
 
 SHRUNK = {"steps": 2, "ipc": 1, "real_batch": 4, "epochs": 1, "net.width": 4}  # sizes of paper-sized runs
-METHODS = [row.id for row in ledger.rows() if row.method]
+METHODS = ("random", "herding", "kcenter", "dc", "dsa", "dm")
 
 
 @pytest.mark.parametrize("shape", [(3, 32), (1, 28)], ids=["32 px colour", "28 px grey"])
