@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from attar import losses, nets
 from attar.artifacts import DistilledSet
@@ -14,6 +16,15 @@ from attar.methods.data.views import SiameseViews
 from attar.nets import ConvNet, Net
 from attar.run import SGD, Optimizer, Run
 from attar.spec import method
+
+
+@torch.no_grad()
+def class_means(embed: Callable[[Tensor], Tensor], images: Tensor, count: int, chunk: int) -> Tensor:
+    """Return the mean embedding `[classes, features]` of class-major images `[classes · count, C, H, W]`.
+
+    No gradient is kept, so the images may go through the network `chunk` at a time, whatever their class.
+    """
+    return torch.cat([embed(part) for part in images.split(chunk)]).unflatten(0, (-1, count)).mean(1)
 
 
 @method
@@ -49,15 +60,10 @@ class DistributionMatching:
             real = data.draw(self.real_batch, run.rng("real", step), repeat=True)
             shape = synthetic.images.shape[1:]
             views = SiameseViews(self.augment, data.num_classes, shape, run.rng("augment", step))
-            with torch.no_grad():
-                means = torch.cat(
-                    [
-                        embed(views(data.normalised(real[part]), part)).unflatten(0, (-1, self.real_batch)).mean(1)
-                        for part in run.chunks(data.num_classes, self.real_batch, whole=whole)
-                    ]
-                )
             for part in run.chunks(data.num_classes, self.ipc, whole=whole):
+                seen = views(data.normalised(real[part]), part)
+                mean = class_means(embed, seen, self.real_batch, chunk=len(seen) if whole else run.plan.chunk)
                 fake = embed(views(synthetic.by_class()[part], part)).unflatten(0, (-1, self.ipc)).mean(1)
-                run.backward(losses.squared_mean_distance(means[part], fake), pixels)
+                run.backward(losses.squared_mean_distance(mean, fake), pixels)
             pixels.step()
         return synthetic
