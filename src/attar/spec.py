@@ -143,11 +143,14 @@ def preset_values(cls: Any, preset: str, name: str | None = None) -> Mapping[str
 
 
 def field_notes(cls: type) -> dict[str, str]:
-    """Return the comment that stands behind each field in the source: its unit and the origin of its default."""
+    """Return the comment that stands behind each field in the source: its unit and the origin of its default.
+
+    A field that a subclass gives another default keeps its note, unless it gets one of its own.
+    """
     notes: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            notes |= _own_notes(base)
+            notes |= {name: note for name, note in _own_notes(base).items() if note or name not in notes}
     return notes
 
 
