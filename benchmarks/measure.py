@@ -6,7 +6,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -51,22 +51,31 @@ def paired(
     pairs: int,
     target: str,
     note: str,
-    inverse: bool = False,
     warmup: int = 1,
 ) -> Ratio:
-    """Time both ways `pairs` times in turn, and return the median of other / ours (or, `inverse`, of ours / other)."""
+    """Time both ways `pairs` times by the clock, in turn and in alternating order, and return their ratio."""
     for _ in range(warmup):
         ours(), other()
     times = []
     for index in range(pairs):
-        order = (ours, other) if index % 2 == 0 else (other, ours)
-        taken = {function: _time(function) for function in order}
+        taken = {}
+        for way in (ours, other) if index % 2 == 0 else (other, ours):
+            began = time.perf_counter()
+            way()
+            taken[way] = time.perf_counter() - began
         times.append((taken[ours], taken[other]))
+    return summarise(topic, times, target=target, note=note)
+
+
+def summarise(
+    topic: str, times: Sequence[tuple[float, float]], *, target: str, note: str, inverse: bool = False
+) -> Ratio:
+    """Return the median of other / ours (or, `inverse`, of ours / other) over pairs (ours, other) of seconds."""
     logs = [math.log(mine / theirs) if inverse else math.log(theirs / mine) for mine, theirs in times]
     low, high = bootstrap(logs)
     mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     value = math.exp(statistics.median(logs))
-    return Ratio(topic, value, math.exp(low), math.exp(high), mine, theirs, pairs, target, note)
+    return Ratio(topic, value, math.exp(low), math.exp(high), mine, theirs, len(times), target, note)
 
 
 def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
@@ -74,12 +83,6 @@ def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
     return medians[round(0.025 * draws)], medians[round(0.975 * draws) - 1]
-
-
-def _time(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def _seconds(value: float) -> str:

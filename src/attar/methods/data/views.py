@@ -17,4 +17,6 @@ class SiameseViews:
 
     def __call__(self, images: Tensor, classes: slice) -> Tensor:
         """Return `[classes · n, C, H, W]` from `[classes, n, C, H, W]`, each class under its own view."""
+        if not any(view.operations for view in self.views[classes]):
+            return images.flatten(0, 1)  # without a copy, forward or backward
         return torch.cat([view(batch) for view, batch in zip(self.views[classes], images, strict=True)])
