@@ -76,6 +76,9 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(pictures):
     }
     with pytest.raises(RecipeError, match=r"another recipe \(fields.steps: 4 there, 5 now\).*out="):
         api.run_result("dm", data=pictures, out="mine", **{**TINY, "steps": 5})
+    for key in ("seed", "copy"):
+        with pytest.raises(RecipeError, match=rf"another recipe \({key}: 0 there, 1 now\)"):
+            api.run_result("dm", data=pictures, out="mine", **{**TINY, key: 1})
     with pytest.raises(RecipeError, match=r"id: 'dm' there, 'random' now"):
         api.run_result("random", data=pictures, out="mine")
     assert before == {name: (Path("mine") / name).read_bytes() for name in before}
