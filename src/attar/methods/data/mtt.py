@@ -17,7 +17,7 @@ from attar.methods.data.trajectory import start as starting
 from attar.methods.data.trajectory.experts import ExpertRecipe, recorded
 from attar.methods.data.trajectory.flat import FlatNetwork
 from attar.methods.data.trajectory.learned import Learned
-from attar.methods.data.trajectory.matching import Backward, Student, Synthetic, Waypoint, match_segment
+from attar.methods.data.trajectory.matching import KEEP, Backward, Student, Synthetic, Waypoint, match_segment
 from attar.methods.data.trajectory.segments import Window, walk
 from attar.nets import ConvNet, Net
 from attar.run import SGD, Optimizer, Run
@@ -87,6 +87,7 @@ class TrajectoryMatching:
     step_size: float = Field(0.001, gt=0)  # the student's, at first
     step_size_lr: float = Field(1e-5, ge=0)  # of the step size, with momentum 0.5; 0: it stays as it is
     backward: Backward = "exact"  # tesla leaves out second-order terms between steps; unroll needs memory for T steps
+    kept_steps: int = Field(KEEP, ge=0)  # graphs of exact and tesla kept between two passes; 0 needs the least memory
     labels: Literal["hard", "assigned", "learned"] = "hard"  # assigned by the expert's target (TESLA), learned (DATM)
     label_optimizer: Optimizer = SGD(lr=2.0, momentum=0.9)  # of learned label logits
     threshold: float | None = Field(None, gt=0)  # segments with a larger loss move nothing (DATM)
@@ -126,7 +127,13 @@ class TrajectoryMatching:
             shape = synthetic.images.shape[1:]
             batches = walk(len(synthetic), self.batch, self.student_steps, self.augment, shape, order=order, rng=rng)
             match = match_segment(
-                student, start, waypoints, batches, Synthetic(learned.images, learned.labels), mode=self.backward
+                student,
+                start,
+                waypoints,
+                batches,
+                Synthetic(learned.images, learned.labels),
+                mode=self.backward,
+                keep=self.kept_steps,
             )
             learned.pixels.watch("the matching loss", match.loss)
             skip = self.threshold is not None and float(match.loss) > self.threshold

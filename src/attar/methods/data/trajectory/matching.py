@@ -9,7 +9,8 @@ w ‖θ_k − θ*‖² / ‖θ_0 − θ*‖². With λ_i = ∂L/∂θ_i and ν_i
     ∂L/∂X_i += ∂(g_iᵀ ν_i)/∂X_i      ∂L/∂y_i likewise      ∂L/∂α += g_iᵀ ν_i / α
     λ_i = λ_{i+1} + H_i ν_i           (H_i ν_i = ∂(g_iᵀ ν_i)/∂θ_i)
 
-Two passes need the T + 1 points θ_i and the graph of one step. TESLA (Cui et al. 2023, arXiv 2211.10586) is the
+Two passes need the T + 1 points θ_i and the graphs of a fixed number of steps: of the one that is being differentiated,
+and of the last few of the first pass, with which the second begins. TESLA (Cui et al. 2023, arXiv 2211.10586) is the
 recursion without H; with one waypoint and no momentum it is the paper's formula, 2 included.
 """
 
@@ -28,6 +29,9 @@ from attar.losses.trajectory import trajectory_distance
 
 Backward = Literal["exact", "tesla", "unroll"]
 MODES = ("exact", "tesla", "unroll")
+KEEP = (
+    8  # graphs kept between the passes: at ten steps four fifths of the second forward, at fifty a sixth of the memory
+)
 
 Model = Callable[[Tensor, Tensor], Tensor]  # (parameters [P], images) -> logits
 
@@ -94,6 +98,7 @@ def match_segment(
     synthetic: Synthetic,
     *,
     mode: Backward = "exact",
+    keep: int = KEEP,
 ) -> Match:
     """Train a student on synthetic data along a segment, and return how its end point depends on that data.
 
@@ -105,6 +110,7 @@ def match_segment(
         synthetic: images and labels that the batches index.
         mode: `exact` and `unroll` give the same gradient, the first with memory that does not grow with T; `tesla`
             leaves out how earlier steps move later gradients.
+        keep: last steps whose graphs are kept for the second pass; it changes time, memory and rounding.
 
     Raises:
         RecipeError: an unknown mode, no batch, or a waypoint that no step reaches.
@@ -117,7 +123,7 @@ def match_segment(
         raise RecipeError(f"a waypoint stands behind step {bad[0]}, but the student takes {len(batches)} steps")
     if mode == "unroll":
         return _unrolled(student, start, waypoints, batches, synthetic)
-    return _recursive(student, start, waypoints, batches, synthetic, hessian=mode == "exact")
+    return _recursive(student, start, waypoints, batches, synthetic, hessian=mode == "exact", keep=keep)
 
 
 def _unrolled(
@@ -161,11 +167,12 @@ def _recursive(
     synthetic: Synthetic,
     *,
     hessian: bool,
+    keep: int,
 ) -> Match:
     images, labels, start = synthetic.images.detach(), synthetic.labels.detach(), start.detach()
     soft = labels.dim() == 2
     step_size = student.step_size.detach()
-    path = _forward(student, start, batches, images, labels)
+    path, kept = _forward(student, start, batches, Synthetic(images, labels), keep)
     terms = _terms(waypoints, path, start)
     to_images = torch.zeros_like(images)
     to_labels = torch.zeros_like(labels) if soft else None
@@ -177,16 +184,13 @@ def _recursive(
                 scale = 2 * waypoint.weight / (start - waypoint.target).square().sum()
                 slope = slope + scale * (path[i + 1] - waypoint.target)
         pull = student.momentum * pull - step_size * slope
-        point, indices = path[i].detach().requires_grad_(), batches[i].indices.to(images.device)
-        some, answers = images[indices].requires_grad_(), labels[indices].requires_grad_(soft)
-        loss = student.loss(point, batches[i].view(some), answers)
-        (gradient,) = torch.autograd.grad(loss, point, create_graph=True)
-        product = gradient @ pull
-        wanted = [some] + [answers] * soft + [point] * hessian
+        step = kept.pop() if kept else _differentiable(student, path[i], batches[i], Synthetic(images, labels))
+        product = step.gradient @ pull
+        wanted = [step.images] + [step.labels] * soft + [step.point] * hessian
         found = list(torch.autograd.grad(product, wanted))
-        to_images.index_add_(0, indices, found[0])
+        to_images.index_add_(0, step.indices, found[0])
         if to_labels is not None:
-            to_labels.index_add_(0, indices, found[1])
+            to_labels.index_add_(0, step.indices, found[1])
         to_step_size += product.detach() / step_size
         slope = slope + found[-1] if hessian else slope
     total = torch.stack(list(terms.values())).sum()
@@ -194,16 +198,43 @@ def _recursive(
     return Match(loss=total, terms=terms, images=to_images, step_size=to_step_size, labels=to_labels, end=end)
 
 
-def _forward(student: Student, start: Tensor, batches: Sequence[Batch], images: Tensor, labels: Tensor) -> list[Tensor]:
-    """Return θ_0 … θ_T without a graph."""
-    path, buffer = [start], torch.zeros_like(start)
-    for batch in batches:
-        point = path[-1].detach().requires_grad_()
-        loss = student.loss(point, batch.view(images[batch.indices]), labels[batch.indices])
-        (gradient,) = torch.autograd.grad(loss, point)
+@dataclass(frozen=True)
+class _Step:
+    """A step whose gradient g_i still has its graph, and the leaves of that graph."""
+
+    indices: Tensor
+    images: Tensor
+    labels: Tensor
+    point: Tensor
+    gradient: Tensor
+
+
+def _differentiable(student: Student, point: Tensor, batch: Batch, synthetic: Synthetic) -> _Step:
+    indices = batch.indices.to(synthetic.images.device)
+    images, labels = synthetic.images[indices].requires_grad_(), synthetic.labels[indices]
+    labels = labels.requires_grad_(labels.dim() == 2)
+    point = point.detach().requires_grad_()
+    loss = student.loss(point, batch.view(images), labels)
+    return _Step(indices, images, labels, point, torch.autograd.grad(loss, point, create_graph=True)[0])
+
+
+def _forward(
+    student: Student, start: Tensor, batches: Sequence[Batch], synthetic: Synthetic, keep: int
+) -> tuple[list[Tensor], list[_Step]]:
+    """Return θ_0 … θ_T without a graph, and the last `keep` steps with theirs."""
+    path, kept, buffer = [start], list[_Step](), torch.zeros_like(start)
+    for i, batch in enumerate(batches):
+        if i >= len(batches) - keep:
+            kept.append(_differentiable(student, path[-1], batch, synthetic))
+            gradient = kept[-1].gradient.detach()
+        else:
+            point = path[-1].detach().requires_grad_()
+            indices = batch.indices.to(synthetic.images.device)
+            loss = student.loss(point, batch.view(synthetic.images[indices]), synthetic.labels[indices])
+            (gradient,) = torch.autograd.grad(loss, point)
         buffer = student.momentum * buffer + gradient if student.momentum else gradient
-        path.append(point.detach() - student.step_size.detach() * buffer)
-    return path
+        path.append(path[-1] - student.step_size.detach() * buffer)
+    return path, kept
 
 
 def _terms(waypoints: Sequence[Waypoint], path: Sequence[Tensor], start: Tensor) -> dict[int, Tensor]:
