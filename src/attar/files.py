@@ -123,8 +123,8 @@ def sha256(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer left aside in `folder`: files, and folders of artifacts."""
-    for leftover in folder.glob(".*.tmp"):
+    """Remove what a killed writer left aside in `folder` and below: files, and folders of artifacts."""
+    for leftover in list(folder.rglob(".*.tmp")):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -25,19 +26,15 @@ from attar.spec import digest, to_json
 def execute(run: Run, method: Any, inputs: Mapping[str, Any]) -> Any:
     """Call a method on an open run, save its artifact, and note in run.json how it went; return the artifact."""
     began = time.monotonic()
-    record = _record(run)
-    before = record.get("seconds", 0.0)
-    record |= {"state": "running", "starts": record.get("starts", 0) + 1, "provenance": provenance()}
-    files.write_json(run.folder / "run.json", record)
+    record = run.first(lambda: _started(run))
     artifact = method(run, **inputs)
     artifact.parents = {**artifact.parents, **run.parents}
-    artifact.save(run.folder / "artifact")
     record |= {
         "state": "partial" if run.partial else "finished",
-        "seconds": round(before + time.monotonic() - began, 3),
+        "seconds": round(record.get("seconds", 0.0) + time.monotonic() - began, 3),
         "fingerprint": artifact.fingerprint,
     }
-    files.write_json(run.folder / "run.json", record)
+    run.first(lambda: _keep(run, artifact, record))
     if not run.partial:
         run.forget()
     return artifact
@@ -47,10 +44,9 @@ def stage(parent: Run, name: str, method: Any, seed: int | None, inputs: Mapping
     """Return the artifact of a stage from the cache, or run it; see `Run.stage`."""
     key = stage_key(method, seed, inputs, parent.plan, copy=parent.copy)
     folder = files.home() / "stages" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if (cached := _cached(folder)) is not None:
-            return cached
+    with contextlib.ExitStack() as exits:
+        if parent.first(lambda: _claim(folder, exits)):
+            return load(folder / "artifact")
         scope = [] if seed is not None else [_path(method)]  # a shared stage must not draw what its user draws
         number = parent.copy if seed is None else seed
         title = f"{parent.title} {name}".strip()
@@ -99,18 +95,32 @@ def _path(method: Any) -> str:
     return f"{type(method).__module__}:{type(method).__qualname__}"
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _started(run: Run) -> dict[str, Any]:
+    """Note in run.json that the run has started once more; return the note."""
     path = run.folder / "run.json"
-    return dict(files.read_json(path)) if path.exists() else {}
+    record = dict(files.read_json(path)) if path.exists() else {}
+    record |= {"state": "running", "starts": record.get("starts", 0) + 1, "provenance": provenance()}
+    files.write_json(path, record)
+    return record
 
 
-def _cached(folder: Path) -> Any:
-    """Return the artifact of a finished stage; a damaged one is removed, to be made again."""
+def _keep(run: Run, artifact: Any, record: dict[str, Any]) -> None:
+    """Save the artifact, then note how the run went."""
+    artifact.save(run.folder / "artifact")
+    files.write_json(run.folder / "run.json", record)
+
+
+def _claim(folder: Path, exits: contextlib.ExitStack) -> bool:
+    """Lock a stage's folder and say whether its artifact is there; a damaged one is removed, to be made again."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    exits.enter_context(FileLock(folder.with_suffix(".lock")))
     try:
         path = folder / "run.json"
         if path.exists() and files.read_json(path).get("state") == "finished":
-            return load(folder / "artifact")
+            load(folder / "artifact")
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
+            return True
     except AttarError as error:
         tell(f"a cached stage is damaged and is made again: {error}")
         shutil.rmtree(folder)
-    return None
+    return False

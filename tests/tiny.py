@@ -1,0 +1,71 @@
+"""Every method at a size of milliseconds a step, for the tests that run all of them: fields only.
+
+A method that the ledger has and this table lacks fails those tests with a message that names this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from attar import ledger
+
+NET = {"net.depth": 1, "net.width": 8}
+FEATURES = {"ipc": 2, "epochs": 1, **NET}
+GRADIENTS = {"ipc": 2, "steps": 3, "updates": 4, "epochs": 1, "real_batch": 4, **NET}
+TRAJECTORIES = {
+    "ipc": 1,
+    "steps": 8,
+    "student_steps": 3,
+    "expert_epochs": 1,
+    "window": {"first": 0, "stop": 2},
+    **NET,
+    "experts.count": 2,
+    "experts.epochs": 3,
+    "experts.batch": 18,
+}
+RECOVERY = {"ipc": 2, "steps": 6, "jitter": 2, "classes": 2, "squeeze.steps": 4, "squeeze.batch": 9, **NET}
+
+TINY: dict[str, dict[str, Any]] = {
+    "random": {"ipc": 2},
+    "herding": FEATURES,
+    "kcenter": FEATURES,
+    "dc": GRADIENTS,
+    "dsa": GRADIENTS,
+    "dm": {"ipc": 2, "steps": 12, "real_batch": 4, **NET},
+    "mtt": TRAJECTORIES,
+    "tesla": TRAJECTORIES,
+    "ftd": TRAJECTORIES,
+    "ast": TRAJECTORIES,
+    "sre2l": {**RECOVERY, "crops.smallest": 0.3},
+    "cda": RECOVERY,
+    "dwa": {**RECOVERY, "adjustment.steps": 2},
+    "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
+}
+
+
+def methods() -> list[str]:
+    """Return the ids of all methods whose code exists."""
+    return [row.id for row in ledger.rows() if ledger.exists(row.method)]
+
+
+def settings(id: str) -> dict[str, Any]:
+    """Return the tiny settings of a method."""
+    if id not in TINY:
+        raise AssertionError(f"'{id}' is in the ledger but has no tiny settings; add fields for it to tests/tiny.py")
+    return {"threads": 1, "device": "cpu", **TINY[id]}
+
+
+def write_data(path: Any) -> str:
+    """Write learnable pictures (3 classes, 12 each and 2 to test on, 8 pixels a side); return their URI."""
+    rng = np.random.default_rng(7)
+    prototypes = rng.random((3, 1, 8, 8))
+    arrays = {}
+    for name, each in (("train", 12), ("test", 2)):
+        labels = np.repeat(np.arange(3), each)
+        noise = rng.random((len(labels), 1, 8, 8))
+        arrays[f"x_{name}"] = ((0.6 * prototypes[labels] + 0.4 * noise) * 255).astype(np.uint8)
+        arrays[f"y_{name}"] = labels
+    np.savez(path, **arrays)
+    return f"npz:{path}"
