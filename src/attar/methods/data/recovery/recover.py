@@ -1,0 +1,147 @@
+"""The loop that turns a teacher into images: every method of the family is this loop with other fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar import losses
+from attar.data import Images
+from attar.methods.data.recovery.crops import Crops
+from attar.methods.data.recovery.teacher import BatchNorms, ascend, logits_of, rolled
+from attar.run import Adam, Cosine, Learner, Optimizer, Run
+from attar.spec import spec
+
+
+@spec
+class Adjustment:
+    """Directed weight adjustment: before every batch the teacher climbs away from its start (arXiv 2409.17612)."""
+
+    steps: int = Field(12, ge=1)  # K; 15 on ImageNet
+    radius: float = Field(0.015, ge=0)  # ρ, the most the parameters move, over all of them together
+    relative: bool = False  # ρ as a share of the parameters' length, so that it carries over to other networks
+
+
+@spec
+class Recovery:
+    """How a batch of images is recovered. Defaults are SRe2L's for ImageNet-1K (arXiv 2306.13092)."""
+
+    steps: int = Field(4000, ge=1)  # of every batch; the paper also gives 2000 as a fast form
+    optimizer: Optimizer = Adam(lr=0.25, beta1=0.5, beta2=0.9)  # of the pixels, along a cosine to zero
+    alpha: float = Field(0.01, ge=0)  # weight of the batch norms' statistics; 1 for Tiny-ImageNet
+    first_weight: float = Field(10.0, ge=0)  # of the first batch norm against the others
+    variance_weight: float = Field(1.0, ge=0)  # of variances against means; DWA: 11, on ImageNet 2
+    crops: Crops | None = Crops()  # none: whole pictures, as the paper has it on CIFAR
+    jitter: int = Field(32, ge=0)  # pixels, the largest roll; 4 for images of 32 and 64 px
+    adjustment: Adjustment | None = None  # of the teacher before every batch (DWA)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch to recover.
+
+    Attributes:
+        start: first value of what is optimised, at most as many rows as the variable has.
+        show: from the variable's rows to images `[n, C, H, W]` in the space networks see; differentiable.
+        labels: `[n]` int64.
+        network: which of the teachers looks at them.
+        clamp: whether the variable itself are pixels, held in the range of valid images.
+    """
+
+    start: Tensor
+    show: Callable[[Tensor], Tensor]
+    labels: Tensor
+    network: int = 0
+    clamp: bool = True
+
+
+class Recoverer:
+    """Runs the loop over batches, one after another, with one learner.
+
+    Args:
+        run: the run; its loop is called "recover".
+        recovery: the fields.
+        networks: teachers, frozen and in evaluation mode.
+        variable: what is optimised; batch by batch it starts anew.
+        data: whose pixel range holds.
+    """
+
+    def __init__(
+        self, run: Run, recovery: Recovery, networks: Sequence[nn.Module], variable: Tensor, data: Images
+    ) -> None:
+        self.run, self.recovery, self.networks, self.data = run, recovery, list(networks), data
+        self.norms = [BatchNorms(network) for network in networks]
+        self.variable = variable
+        self.learner: Learner = run.learner(
+            "pixels", variable, recovery.optimizer, schedule=Cosine(), steps=recovery.steps
+        )
+        self.first = [{name: value.clone() for name, value in n.state_dict().items()} for n in networks]
+        if recovery.adjustment is not None:
+            for number, network in enumerate(networks):
+                run.keep(f"teacher {number}", network)
+
+    def recover(self, batches: Callable[[int], Batch], count: int, released: Callable[[int, Tensor], None]) -> None:
+        """Recover `count` batches and hand over each one's variable, its last iterate, when it is done."""
+        steps, batch = self.recovery.steps, None
+        for step in self.run.loop("recover", count * steps):
+            number, inner = divmod(step, steps)
+            if batch is None or inner == 0:
+                batch = batches(number)
+            if inner == 0:
+                self.begin(batch, number)
+            rows = self.variable[: len(batch.start)]
+            self.learner.update(self.terms(batch, batch.show(rows), inner))
+            with torch.no_grad():
+                if batch.clamp:
+                    rows.copy_(valid(self.data, rows))
+                if inner == steps - 1:
+                    released(number, rows.detach())
+
+    def begin(self, batch: Batch, number: int) -> None:
+        """Set the variable to its start, forget the optimizer's state, and adjust the teacher where that is asked."""
+
+        @torch.no_grad()
+        def start(variable: object) -> None:
+            self.variable.zero_()
+            self.variable[: len(batch.start)] = batch.start
+
+        self.learner.reset(start)
+        adjustment = self.recovery.adjustment
+        if adjustment is None:
+            return
+        network = self.networks[batch.network]
+        network.load_state_dict(self.first[batch.network])  # from the trained weights: batches must not pile up
+        radius = adjustment.radius
+        if adjustment.relative:
+            radius *= float(torch.nn.utils.get_total_norm(list(network.parameters())))
+        rng = self.run.rng("adjustment", number)
+        images = batch.show(batch.start).detach()
+        jitter, steps = self.recovery.jitter, adjustment.steps
+        ascend(network, images, batch.labels, steps=steps, radius=radius, jitter=jitter, rng=rng)
+
+    def terms(self, batch: Batch, images: Tensor, inner: int) -> dict[str, Tensor]:
+        """Return the two terms of the loss of images `[n, C, H, W]`: their class, and the batch norms' statistics."""
+        recovery, step = self.recovery, self.run.step
+        if recovery.crops is not None:
+            images = recovery.crops(images, inner, recovery.steps, self.run.key("crop", step))
+        images = rolled(images, recovery.jitter, self.run.rng("roll", step))
+        logits = logits_of(self.networks[batch.network], images)
+        distance = self.norms[batch.network].distance(
+            first_weight=recovery.first_weight, variance_weight=recovery.variance_weight
+        )
+        return {
+            "classification": losses.cross_entropy(logits, batch.labels),
+            "statistics": recovery.alpha * distance,
+        }
+
+
+def valid(data: Images, images: Tensor) -> Tensor:
+    """Return images `[n, C, H, W]` of the space networks see with their pixels clamped to those of real pictures."""
+    if data.whitening is not None:
+        return data.normalise(data.denormalise(images).clamp(0, 1))
+    mean, std = (value.to(images.device)[:, None, None] for value in (data.mean, data.std))
+    return images.clamp(-mean / std, (1 - mean) / std)
