@@ -24,7 +24,7 @@ OPTIONS: dict[str, Any] = {
     "balanced": True,
     "intermediate": "equal",
     "perturbation": 1.0,
-    "step_size": 0.002,  # momentum 0.9 moves the student ten times as far
+    "step_size": 0.005,  # momentum 0.9 takes a student four times as far in ten steps
 }
 
 

@@ -3,6 +3,7 @@
 from attar.losses.divergence import cross_entropy, kl_divergence, soft_cross_entropy
 from attar.losses.matching import gradient_distance, mean_embedding_distance, squared_mean_distance
 from attar.losses.reduction import Reduction, reduce
+from attar.losses.trajectory import trajectory_distance
 
 __all__ = [
     "Reduction",
@@ -13,4 +14,5 @@ __all__ = [
     "reduce",
     "soft_cross_entropy",
     "squared_mean_distance",
+    "trajectory_distance",
 ]
