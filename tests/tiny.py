@@ -34,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "dc": GRADIENTS,
     "dsa": GRADIENTS,
     "dm": {"ipc": 2, "steps": 12, "real_batch": 4, **NET},
+    "datadam": {"ipc": 2, "steps": 12, "real_batch": 4, **NET, "net.depth": 2},
     "mtt": TRAJECTORIES,
     "tesla": TRAJECTORIES,
     "ftd": TRAJECTORIES,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attar.errors import RecipeError
-from attar.losses import gradient_distance, mean_embedding_distance, squared_mean_distance
+from attar.losses import attention_maps, gradient_distance, mean_embedding_distance, squared_mean_distance
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -133,3 +133,40 @@ def test_mistakes_are_explained():
         gradient_distance(a, [randn(4, 3)])
     with pytest.raises(RecipeError, match="nothing to compare"):
         gradient_distance([randn(3)], [randn(3)])
+
+
+def test_attention_maps_by_hand():
+    maps = torch.tensor([[[[1.0, -2.0]], [[2.0, 0.0]]], [[[0.0, 3.0]], [[0.0, 1.0]]]])  # two images, two channels
+    fourth = torch.tensor([[17.0, 16.0], [0.0, 82.0]])
+    torch.testing.assert_close(attention_maps(maps), fourth / fourth.norm(dim=1, keepdim=True))
+    first = torch.tensor([[3.0, 2.0], [0.0, 4.0]])
+    torch.testing.assert_close(attention_maps(maps, 1.0), first / first.norm(dim=1, keepdim=True))
+
+
+def test_attention_maps_forget_strength_and_channel_order_but_not_place():
+    maps = randn(3, 4, 5, 6)
+    strengths = torch.tensor([0.1, 1.0, 7.0], dtype=torch.double)[:, None, None, None]
+    for power in (1.0, 2.0, 3.0, 4.0):
+        plain = attention_maps(maps, power)
+        assert plain.shape == (3, 30)
+        torch.testing.assert_close(plain.norm(dim=1), torch.ones(3, dtype=torch.double))
+        torch.testing.assert_close(attention_maps(strengths * maps.flip(1), power), plain)
+        assert (attention_maps(maps.flip(3), power) - plain).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 3.0, 4.0])
+def test_attention_maps_have_right_derivatives_and_finite_ones_where_nothing_is_excited(power):
+    maps = randn(2, 3, 2, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: attention_maps(x, power), maps)
+    dead = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    out = attention_maps(dead, power)
+    (gradient,) = torch.autograd.grad(out.sum(), dead)
+    assert torch.equal(out, torch.zeros(1, 9))
+    assert torch.isfinite(gradient).all()
+
+
+def test_attention_needs_places_and_a_power_of_one_or_more():
+    with pytest.raises(RecipeError, match=r"height, width\]; got one of shape \[2, 5\]"):
+        attention_maps(randn(2, 5))
+    with pytest.raises(RecipeError, match=r"at least 1; got 0\.5"):
+        attention_maps(randn(1, 2, 3, 3), 0.5)

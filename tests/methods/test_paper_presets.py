@@ -9,7 +9,7 @@ from attar.methods.data.random import RandomSelection
 from attar.spec import build, fields
 
 SHRUNK = {"steps": 2, "ipc": 1, "real_batch": 4, "epochs": 1, "net.width": 4}  # sizes of paper-sized runs
-METHODS = ("random", "herding", "kcenter", "dc", "dsa", "dm")
+METHODS = ("random", "herding", "kcenter", "dc", "dsa", "dm", "datadam")
 
 
 @pytest.mark.parametrize("shape", [(3, 32), (1, 28)], ids=["32 px colour", "28 px grey"])

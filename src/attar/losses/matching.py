@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attar.errors import RecipeError, did_you_mean
 
@@ -25,6 +26,28 @@ def mean_embedding_distance(real: Tensor, synthetic: Tensor) -> Tensor:
 def squared_mean_distance(real_mean: Tensor, synthetic_mean: Tensor) -> Tensor:
     """Return Σ_c ‖sg(real_mean_c) − synthetic_mean_c‖² for class means `[classes, features]` computed elsewhere."""
     return (real_mean.detach() - synthetic_mean).square().sum()
+
+
+def attention_maps(maps: Tensor, power: float = 4.0) -> Tensor:
+    """Return where images excite a layer: Σ_channels |f|^p, each image's map divided by its own length.
+
+    `maps` `[n, channels, height, width]`, of any real numbers; the result `[n, height · width]` has rows of length 1,
+    or of zeros where an image excites nothing. `power` is p, at least 1
+    (Sajedi et al. 2023, arXiv 2310.00093, section 3.1).
+
+    Raises:
+        RecipeError: maps without height and width, or a power below 1.
+    """
+    if maps.dim() != 4:
+        shape = list(maps.shape)
+        raise RecipeError(
+            f"attention is over the places of a map [n, channels, height, width]; got one of shape {shape}"
+        )
+    if not power >= 1:
+        raise RecipeError(f"the power of an attention map is at least 1; got {power}")
+    # The squares' power is many times as fast for p = 4; below 2 its derivative at zero would be infinite.
+    strength = maps.square().pow(power / 2) if power >= 2 else maps.abs().pow(power)
+    return functional.normalize(strength.sum(1).flatten(1), dim=1)
 
 
 def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], kind: GradientDistance = "rows") -> Tensor:

@@ -13,13 +13,15 @@ from attar import losses, nets
 from attar.artifacts import DistilledSet
 from attar.data import Images
 from attar.methods.data.views import SiameseViews
-from attar.nets import ConvNet, Net
+from attar.nets import ConvNet, Net, Network
 from attar.run import SGD, Optimizer, Run
 from attar.spec import method
 
+Embed = Callable[[Tensor], Tensor]  # images [n, C, H, W] -> what is matched, [n, features]
+
 
 @torch.no_grad()
-def class_means(embed: Callable[[Tensor], Tensor], images: Tensor, count: int, chunk: int) -> Tensor:
+def class_means(embed: Embed, images: Tensor, count: int, chunk: int) -> Tensor:
     """Return the mean embedding `[classes, features]` of class-major images `[classes · count, C, H, W]`.
 
     No gradient is kept, so the images may go through the network `chunk` at a time, whatever their class.
@@ -37,6 +39,7 @@ class DistributionMatching:
     """
 
     version: ClassVar = 1
+    protocol: ClassVar = "dsa"  # of evaluation
     presets: ClassVar = {
         "small": {"steps": 300, "real_batch": 64, "net": {"depth": 2, "width": 32}},
     }
@@ -49,11 +52,11 @@ class DistributionMatching:
     augment: str = "dsa"  # one Siamese draw per class and step
 
     def __call__(self, run: Run, *, data: Images) -> DistilledSet:
-        synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol="dsa")
+        synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol=self.protocol)
         pixels = run.learner("pixels", synthetic.images, self.optimizer)
         network = nets.freeze(nets.fresh(self.net, data, run.rng("net"), device=run.device))
         images = self.steps * data.num_classes * (self.real_batch + self.ipc)
-        embed = run.compiled(network.embed, images)
+        embed = run.compiled(self.embedding(network), images)
         whole = nets.batch_statistics(network)
         for step in run.loop("match", self.steps):
             nets.reset(network, run.rng("net", step))
@@ -67,3 +70,7 @@ class DistributionMatching:
                 run.backward(losses.squared_mean_distance(mean, fake), pixels)
             pixels.step()
         return synthetic
+
+    def embedding(self, network: Network) -> Embed:
+        """Return what the means of real and synthetic images are matched in."""
+        return network.embed
