@@ -30,7 +30,7 @@ def judge(
     baselines: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Return protocol, data, arms and cross-architecture arms of a distilled set or a selection; see `attar.evaluate`."""
+    """Return protocol, data, arms and cross-architecture arms of a small set; see `attar.evaluate`."""
     artifact = load(target) if isinstance(target, str | Path) else target
     splits = _splits(artifact, data)
     subject, name = _images(artifact, splits)
