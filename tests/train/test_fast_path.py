@@ -9,6 +9,7 @@ from attar.data import load
 from attar.methods.data.dc import class_distances, class_gradient
 from attar.metrics import accuracy
 from attar.nets import MLP, ConvNet, LeNet
+from attar.nets.convnet import HalfAverage
 from attar.run import Plan, keys
 from attar.run.fan_out import Shared, fan_out
 from attar.train import evaluation
@@ -126,6 +127,18 @@ def test_compiled_weights_agree_with_the_plain_loop(mini):
         weights.append([p.detach().clone() for p in module.parameters()])
     for plain, other in zip(*weights, strict=True):
         assert torch.allclose(plain, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 7, 14])
+def test_pooling_by_slices_is_average_pooling_with_all_its_derivatives(size):
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    fast, plain = HalfAverage()(x), nn.functional.avg_pool2d(x, 2)
+    assert torch.allclose(fast, plain, atol=1e-12)
+    for out in (fast, plain):
+        (first,) = torch.autograd.grad(out.pow(3).sum(), x, create_graph=True)
+        out.first, out.second = first, torch.autograd.grad(first.square().sum(), x)[0]
+    assert torch.allclose(fast.first, plain.first, atol=1e-12)
+    assert torch.allclose(fast.second, plain.second, atol=1e-12)
 
 
 # ------------------------------------------------------------- gradient matching

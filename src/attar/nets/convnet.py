@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+from torch import Tensor, nn
 
 from attar.nets.network import Network, normalisation
 from attar.nets.specs import ConvNet, canvas
 
 _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "leaky": nn.LeakyReLU, "swish": nn.SiLU}
-_POOLS = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
+
+
+class HalfAverage(nn.Module):
+    """2×2 average pooling of `[n, C, H, W]` to `[n, C, H // 2, W // 2]`, as `nn.AvgPool2d(2)`.
+
+    On a CPU torch's own kernel is not vectorised and takes a third of a small network's training step; sums of slices
+    take half its time, are differentiable twice, and fuse with their neighbours where they are compiled.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean of every 2×2 square; an odd last row or column is left out."""
+        if x.device.type != "cpu":
+            return nn.functional.avg_pool2d(x, 2)
+        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
+        return (rows[..., 0:width:2] + rows[..., 1:width:2]) * 0.25
+
+
+_POOLS: dict[str, Callable[[], nn.Module]] = {"average": HalfAverage, "max": lambda: nn.MaxPool2d(2)}
 
 
 def convnet(spec: ConvNet, channels: int, size: int, classes: int) -> Network:
@@ -21,7 +41,7 @@ def convnet(spec: ConvNet, channels: int, size: int, classes: int) -> Network:
         convolution = nn.Conv2d(channels, spec.width, kernel_size=3, padding=padding)
         norm = normalisation(spec.norm, spec.width, size)
         stages.append(nn.Sequential(convolution, norm, _ACTIVATIONS[spec.activation]()))
-        pools.append(nn.Identity() if spec.pool == "none" else _POOLS[spec.pool](2))
+        pools.append(nn.Identity() if spec.pool == "none" else _POOLS[spec.pool]())
         size = size if spec.pool == "none" else size // 2
         channels, padding = spec.width, 1
     return Network(stages, pools, nn.Flatten(), spec.width * size * size, classes)
