@@ -5,6 +5,9 @@ A method that the ledger has and this table lacks fails those tests with a messa
 
 from __future__ import annotations
 
+import re
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
     "sre2l": {**RECOVERY, "crops.smallest": 0.3},
     "cda": RECOVERY,
     "dwa": {**RECOVERY, "adjustment.steps": 2},
+    "pca": {"ipc": 2, "scorers": 2, "scoring.steps": 5, "scoring.batch": 9, **NET},
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }
 
@@ -56,6 +60,13 @@ def settings(id: str) -> dict[str, Any]:
     if id not in TINY:
         raise AssertionError(f"'{id}' is in the ledger but has no tiny settings; add fields for it to tests/tiny.py")
     return {"threads": 1, "device": "cpu", **TINY[id]}
+
+
+def one_worker(home: Path) -> None:
+    """Let runs whose caches lie in `home` train networks one after another: starting processes takes seconds."""
+    home.mkdir(parents=True, exist_ok=True)
+    shipped = resources.files("attar.run").joinpath("plans.toml").read_text()
+    (home / "plans.toml").write_text(re.sub(r"(?m)^workers = .*", "workers = 1", shipped))
 
 
 def write_data(path: Any) -> str:
