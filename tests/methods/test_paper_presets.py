@@ -9,7 +9,7 @@ from attar.methods.data.random import RandomSelection
 from attar.spec import build, fields
 
 SHRUNK = {"steps": 2, "ipc": 1, "real_batch": 4, "epochs": 1, "net.width": 4}  # sizes of paper-sized runs
-METHODS = ("random", "herding", "kcenter", "dc", "dsa", "dm", "datadam")
+METHODS = ("random", "herding", "kcenter", "dc", "dsa", "dm", "datadam", "dcc")
 
 
 @pytest.mark.parametrize("shape", [(3, 32), (1, 28)], ids=["32 px colour", "28 px grey"])
@@ -34,7 +34,7 @@ def test_the_papers_setting_runs(name, shape, tiny_images, open_run):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_small_preset_changes_sizes_alone(name):
     cls = ledger.method_class(name)
-    assert set(cls.presets["small"]) <= {"steps", "updates", "epochs", "real_batch", "net"}
+    assert set(cls.presets["small"]) <= {"steps", "updates", "epochs", "real_batch", "net", "warmup_share"}
     assert set(cls.presets["small"].get("net", {})) <= {"depth", "width"}
     paper, small = build(cls, preset="paper"), build(cls, preset="small")
     assert (paper == small) == (cls is RandomSelection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -67,6 +68,7 @@ class GradientMatching:
     """
 
     version: ClassVar = 1
+    schedule: ClassVar[Mapping[int, tuple[int, int]]] = SCHEDULE
     presets: ClassVar = {
         "small": {"steps": 20, "updates": 10, "epochs": 10, "real_batch": 64, "net": {"depth": 2, "width": 32}},
     }
@@ -103,7 +105,7 @@ class GradientMatching:
 
     def path(self, count: int) -> tuple[int, Training | None]:
         """Return the updates per network, and how it is trained between two of them."""
-        known = SCHEDULE[max(ipc for ipc in SCHEDULE if ipc <= self.ipc)]
+        known = self.schedule[max(ipc for ipc in self.schedule if ipc <= self.ipc)]
         updates = known[0] if self.updates is None else self.updates
         epochs = known[1] if self.epochs is None else self.epochs
         if epochs == 0 or updates == 1:
@@ -117,6 +119,17 @@ class GradientMatching:
         self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, *, pixels: Learner, step: int
     ) -> None:
         """Send the gradient of every class's distance to the pixels."""
+        for real, fake, labels in self.pairs(run, data, synthetic, network, step=step):
+            run.backward(class_distances(network, real, fake, labels, self.distance).sum(), pixels)
+
+    def pairs(
+        self, run: Run, data: Images, synthetic: DistilledSet, network: nn.Module, *, step: int
+    ) -> Iterator[tuple[Parameters, Tensor, Tensor]]:
+        """Yield what a step matches, some classes at a time.
+
+        Real gradients `[classes, …]` by name, synthetic images `[classes, n, C, H, W]` with a graph of their own, and
+        labels `[classes]`.
+        """
         if nets.batch_statistics(network):
             settled = data.per_class(STATISTICS, run.rng("statistics", step), repeat=True)
             settle_batch_norm(network, settled.flatten(0, 1))
@@ -129,8 +142,7 @@ class GradientMatching:
                 one = slice(label, label + 1)
                 gradients.append(class_gradient(network, views(data.normalised(indices[one]), one), labels[label]))
             real = {name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
-            fake = views(synthetic.by_class()[part], part).unflatten(0, (-1, self.ipc))
-            run.backward(class_distances(network, real, fake, labels[part], self.distance).sum(), pixels)
+            yield real, views(synthetic.by_class()[part], part).unflatten(0, (-1, self.ipc)), labels[part]
 
 
 def settle_batch_norm(network: nn.Module, images: Tensor) -> None:
