@@ -133,6 +133,6 @@ def test_a_compiled_module_survives_a_reset_without_compiling_again():
     first = compiled(x)
     nets.reset(module, generator(1))
     second = compiled(x)
-    assert torch.equal(second, module.embed(x))
-    assert not torch.equal(second, first)
+    assert torch.allclose(second, module.embed(x), atol=1e-6)  # a compiled network pools in another order
+    assert not torch.allclose(second, first, atol=1e-2)
     assert len(compilations) == 1
