@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import tiny
 from attar import ledger
 
 context = multiprocessing.get_context("forkserver")
@@ -29,14 +28,10 @@ context.set_forkserver_preload(
     [*PRELOAD, *{row.method.partition(":")[0] for row in ledger.rows() if ledger.exists(row.method)}]
 )
 
-# One worker: those of a killed process would keep the test waiting until they notice that nobody gives them work.
-PLANS = re.sub(r"(?m)^workers = .*", "workers = 1", resources.files("attar.run").joinpath("plans.toml").read_text())
-
 
 def start(id: str, settings: dict[str, Any], home: Path, interval: float) -> Any:
     """Run a method in a process of its own, with its own caches; return the process."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "plans.toml").write_text(PLANS)
+    tiny.one_worker(home)  # those of a killed process would wait for work, and the test for them
     process = context.Process(target=_work, args=(id, settings, str(home), interval))
     process.start()
     return process

@@ -68,35 +68,22 @@ def test_a_run_killed_again_and_again_ends_as_an_untouched_one(id, tmp_path):
 
 
 def test_the_command_line_goes_on_after_a_kill(tmp_path):
-    data = tiny.write_data(tmp_path / "data.npz")
-    fields = [f"{key}={value}" for key, value in {**tiny.settings("dm"), "steps": 40, "data": data}.items()]
-
-    def command(name):
-        environment = {
-            "ATTAR_HOME": str(tmp_path / f"{name}-home"),
-            "ATTAR_CHECKPOINT_SECONDS": "0",
-            "OMP_NUM_THREADS": "1",
-        }
-        return {
-            "args": [sys.executable, "-m", "attar", "run", "dm", *fields, f"out={tmp_path / name}", "--json"],
-            "env": {**os.environ, **environment},
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-        }
-
-    process = subprocess.Popen(**command("killed"))
-    while process.poll() is None and not checkpoints(tmp_path / "killed"):
-        time.sleep(0.001)
-    time.sleep(0.03)
-    process.kill()
-    process.communicate()
+    settings = {**tiny.settings("dm"), "steps": 40, "data": tiny.write_data(tmp_path / "data.npz")}
+    whole = killable.start("dm", {**settings, "out": str(tmp_path / "whole")}, tmp_path / "whole-home", 30.0)
+    fields = [f"{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-m", "attar", "run", "dm", *fields, f"out={tmp_path / 'killed'}", "--json"]
+    own = {"ATTAR_HOME": str(tmp_path / "home"), "ATTAR_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+    told = {"env": {**os.environ, **own}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **told) as process:
+        while process.poll() is None and not checkpoints(tmp_path / "killed"):
+            time.sleep(0.001)
+        time.sleep(0.03)
+        process.kill()
     assert process.returncode == -signal.SIGKILL
-    told = [
-        json.loads(subprocess.run(**command(name), check=True).stdout.splitlines()[-1]) for name in ("killed", "whole")
-    ]
-    assert told[0]["fingerprint"] == told[1]["fingerprint"]
-    assert [answer["state"] for answer in told] == ["finished", "finished"]
+    answer = json.loads(subprocess.run(command, **told, check=True).stdout.splitlines()[-1])
+    whole.join()
+    assert answer["fingerprint"] == json.loads((tmp_path / "whole" / "run.json").read_text())["fingerprint"]
+    assert answer["state"] == "finished"
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
