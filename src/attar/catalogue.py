@@ -9,13 +9,13 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from attar import ledger
-from attar.spec import field_notes, inputs, required_inputs, to_json
+from attar.spec import field_notes, inputs, methods_in, required_inputs, to_json
 
 _BOUNDS = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< ", "multiple_of": "multiple of "}
 _LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long"}
@@ -80,19 +80,33 @@ def fields_of(cls: type, prefix: str = "", values: Any = None) -> Iterator[Field
         own = info.get_default(call_default_factory=True, validated_data={})
         default = getattr(values, name) if values is not None else own
         nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
-        kind = getattr(default, "kind", None) if nested else None
+        kind = (getattr(default, "kind", None) or ledger.id_of(type(default))) if nested else None
         if prefix and name == "kind":
             continue
         shown = (kind or type(default).__name__) if nested else to_json(default)
         yield FieldNote(
             name=prefix + name,
             default=None if info.is_required() and values is None else _plain(shown),
-            type=type_name(info.annotation),
+            type="method" if name in methods_in(cls) else type_name(info.annotation),
             range=range_of(info),
             note=notes.get(name, ""),
         )
         if nested:
             yield from fields_of(type(default), f"{prefix}{name}.", default)
+
+
+def notes(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the note of every field of a spec class by its dotted name.
+
+    Of a method inside, the fields are those of the method that `values`, the JSON values of an instance, name.
+    """
+    found = {field.name: field.note for field in fields_of(cls)}
+    for name in methods_in(cls):
+        told = values.get(name, {})
+        if "kind" in told:
+            inside = notes(ledger.method_class(told["kind"]), told)
+            found |= {f"{name}.{inner}": note for inner, note in inside.items()}
+    return found
 
 
 def type_name(hint: Any) -> str:
@@ -126,7 +140,7 @@ def example(id: str, required: list[str], names: list[str]) -> str:
     """Return a command that runs the system on data that is always there."""
     words = ["attar run", id]
     words += ["data=fashion-mnist-mini" if name == "data" else f"{name}={name.upper()}" for name in required]
-    return " ".join(words + ["ipc=10"] * ("ipc" in names))
+    return " ".join(words + [f"{name}=10" for name in ("ipc", "base.ipc") if name in names])
 
 
 def _first_sentence(text: str) -> str:

@@ -71,11 +71,14 @@ def choose_protocol(
         RecipeError: unknown protocol, or a setting that does not validate.
     """
     if name is None:
-        name = "small" if recipe.get("preset", "small") == "small" else subject.hints.get("protocol", "dsa")
+        name = str(subject.hints.get("protocol", "dsa"))
+        if recipe.get("preset", "small") == "small":
+            name = f"small-{name}" if f"small-{name}" in PROTOCOLS else "small"
     if name not in PROTOCOLS:
         raise RecipeError(f"unknown protocol '{name}'{did_you_mean(name, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}")
     base = dict(PROTOCOLS[name])
-    if net := recipe.get("fields", {}).get("net"):
+    fields = recipe.get("fields", {})
+    if net := fields.get("net") or fields.get("base", {}).get("net"):
         base["net"] = net
     return build(Protocol, dict(settings), preset=None, name="protocol", base=base)
 

@@ -19,9 +19,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from attar import ledger
 from attar.errors import RecipeError, did_you_mean
 
 T = TypeVar("T")
@@ -120,6 +121,7 @@ def build(
         layers.append(preset_values(cls, preset, name))
     layers += [base or {}, overrides or {}]
     defaults = {f.name: f.default for f in fields(cls)}
+    defaults |= {key: _changes(defaults[key]) for key in methods_in(cls)}
     values: dict[str, Any] = {}
     for layer in layers:
         for key, value in _nested(layer).items():
@@ -127,10 +129,54 @@ def build(
                 hint = did_you_mean(key, defaults)
                 raise RecipeError(f"'{name}' has no field '{key}'{hint} 'attar show {name}' lists its fields")
             values[key] = _merge(values.get(key, defaults[key]), value)
+    for key in methods_in(cls):
+        if isinstance(chosen := values.get(key, defaults[key]), Mapping):
+            values[key] = build_method(chosen, preset=preset)
     try:
         return cls(**values)
     except ValidationError as error:
         raise RecipeError(_explain(error, name, values)) from None
+
+
+def build_method(told: Any, *, preset: str | None = None) -> Any:
+    """Build the method that a mapping of fields with the `kind` of its ledger id stands for, or that id alone.
+
+    An instance of a method in the ledger is returned as it is. A `version` must be the method's own.
+
+    Raises:
+        RecipeError: unknown id, another version, or what `build` refuses.
+    """
+    told = {"kind": told} if isinstance(told, str) else told
+    if not isinstance(told, Mapping):
+        if ledger.id_of(type(told)) is None:
+            raise ValueError("a method is named by its id in the ledger, such as 'dm'; 'attar systems' lists all")
+        return told
+    values = dict(told)
+    id = str(values.pop("kind", ""))
+    cls: Any = ledger.method_class(id)
+    if (version := values.pop("version", cls.version)) != cls.version:
+        raise RecipeError(f"this is version {cls.version} of '{id}', and version {version} was asked for")
+    return build(cls, values, preset=preset, name=id)
+
+
+def _told(method: Any) -> dict[str, Any]:
+    """Return a method as JSON values: its id as `kind`, its version and all its fields."""
+    return {"kind": ledger.id_of(type(method)), "version": method.version, **to_json(method)}
+
+
+def _changes(method: Any) -> Any:
+    """Return the id of a default method, as `kind`, and what it changes in its class's own defaults."""
+    plain = to_json(type(method)())
+    return {"kind": ledger.id_of(type(method))} | {k: v for k, v in to_json(method).items() if v != plain[k]}
+
+
+_BY_ID = BeforeValidator(build_method)
+AnyMethod = typing.Annotated[Any, _BY_ID, PlainSerializer(_told)]  # a field that holds a method, named by ledger id
+
+
+def methods_in(cls: Any) -> list[str]:
+    """Return the names of the fields that hold a method; the preset of the class is applied to it as well."""
+    return [name for name, info in cls.__pydantic_fields__.items() if _BY_ID in info.metadata]
 
 
 def preset_values(cls: Any, preset: str, name: str | None = None) -> Mapping[str, Any]:

@@ -116,7 +116,9 @@ def test_soft_labels_train_too(splits):
         ("dsa", (1000, "dsa", 256), ConvNet(depth=3, width=128)),
         ("datm", (1000, "dsa", 128), ConvNet(depth=3, width=128)),
         ("datadam", (1800, "dsa", 64), ConvNet(depth=3, width=128)),
+        ("fyi", (1000, "dsa-always-flip", 256), ConvNet(depth=3, width=128)),
         ("small", (300, "none", 256), ConvNet(depth=2, width=32)),
+        ("small-fyi", (300, "flip", 256), ConvNet(depth=2, width=32)),
     ],
 )
 def test_protocols_are_the_cards(name, expected, net):
@@ -131,7 +133,7 @@ def test_protocols_are_the_cards(name, expected, net):
 
 
 def test_every_protocol_is_held_to_the_card():
-    assert set(PROTOCOLS) == {"dc", "dsa", "datm", "datadam", "small"}
+    assert set(PROTOCOLS) == {"dc", "dsa", "datm", "datadam", "fyi", "small", "small-fyi"}
 
 
 @pytest.mark.parametrize(

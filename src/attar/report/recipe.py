@@ -50,15 +50,35 @@ def method_of(recipe: Mapping[str, Any]) -> type | None:
 
 
 def preset_fields(recipe: Mapping[str, Any], preset: str | None) -> dict[str, Any] | None:
-    """Return the flat fields of the recipe's method under a preset, None where either is not known."""
+    """Return the flat fields of the recipe's method under a preset, None where either is not known.
+
+    What lies inside another kind than the preset's has the values that come with the kind: with `net=resnet18` the
+    width is ResNet's own, and with `base=dc` the steps are those of the preset of `dc`.
+    """
     cls = method_of(recipe)
     if cls is None:
         return None
+    kinds = kinds_in(recipe.get("fields", {}))
     try:
-        built: object = build(cls, {}, preset=preset)
+        plain, alike = (flatten(to_json(build(cls, given, preset=preset))) for given in ({}, kinds))
     except AttarError:
         return None
-    return flatten(to_json(built))
+    return alike | {name: plain[name] for name in flatten(kinds) if name in plain}
+
+
+def kinds_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of nested mappings the kinds alone.
+
+    >>> kinds_in({"ipc": 10, "base": {"kind": "dm", "ipc": 1, "net": {"kind": "mlp", "width": 8}}})
+    {'base': {'kind': 'dm', 'net': {'kind': 'mlp'}}}
+    """
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            kind = {"kind": value["kind"]} if "kind" in value else {}
+            if inside := kind | kinds_in(value):
+                found[name] = inside
+    return found
 
 
 def recipe_rows(recipe: Mapping[str, Any]) -> list[Row]:
@@ -66,8 +86,8 @@ def recipe_rows(recipe: Mapping[str, Any]) -> list[Row]:
     defaults = preset_fields(recipe, None)
     cls = method_of(recipe)
     try:
-        notes = {} if cls is None else {field.name: field.note for field in catalogue.fields_of(cls)}
-    except (OSError, TypeError):  # the source is not at hand
+        notes = {} if cls is None else catalogue.notes(cls, recipe.get("fields", {}))
+    except (AttarError, OSError, TypeError):  # the source is not at hand
         notes = {}
     rows = []
     for name, value in flatten(recipe.get("fields", {})).items():

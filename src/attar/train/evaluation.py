@@ -37,6 +37,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "dsa": {"training": {"epochs": 1000, "augment": "dsa"}},  # DSA, DM and the trajectory-matching line
     "datm": {"training": {"epochs": 1000, "augment": "dsa", "batch": 128}},
     "datadam": {"training": {"epochs": 1800, "augment": "dsa", "batch": 64}},
+    "fyi": {"training": {"epochs": 1000, "augment": "dsa-always-flip"}},
+    "small-fyi": {"training": {"epochs": 300, "augment": "flip"}, "net": {"depth": 2, "width": 32}},
     "small": {"training": {"epochs": 300}, "net": {"depth": 2, "width": 32}},
 }
 

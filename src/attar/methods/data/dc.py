@@ -13,7 +13,7 @@ from attar import losses, nets
 from attar.artifacts import DistilledSet
 from attar.data import Images
 from attar.losses.matching import GradientDistance
-from attar.methods.data.views import SiameseViews
+from attar.methods.data.views import Shown, SiameseViews
 from attar.nets import ConvNet, Net
 from attar.run import SGD, Constant, Learner, Optimizer, Run
 from attar.spec import method
@@ -60,7 +60,7 @@ def class_distances(
 
 
 @method
-class GradientMatching:
+class GradientMatching(Shown):
     """Match, class by class, the gradients of real and synthetic images in a network in training (arXiv 2006.05929).
 
     A fresh network is drawn `steps` times; each is matched `updates` times and trained on the synthetic images for
@@ -84,6 +84,7 @@ class GradientMatching:
     distance: GradientDistance = "rows"
     init: Literal["noise", "real"] = "noise"
     augment: str = "none"  # one Siamese draw per class and update; per image while the network trains
+    mirror: bool = False  # the mirror image of every synthetic image counts as well (FYI)
 
     def __call__(self, run: Run, *, data: Images) -> DistilledSet:
         start = DistilledSet.from_real if self.init == "real" else DistilledSet.from_noise
@@ -91,7 +92,7 @@ class GradientMatching:
         synthetic = start(data, self.ipc, run.rng("init"), protocol=protocol)
         pixels = run.learner("pixels", synthetic.images, self.optimizer)
         network = run.keep("network", nets.fresh(self.net, data, run.rng("net"), device=run.device))
-        updates, training = self.path(len(synthetic))
+        updates, training = self.path(data.num_classes * self.shown_ipc)
         for step in run.loop("match", self.steps * updates):
             outer, update = divmod(step, updates)
             if update == 0:
@@ -99,12 +100,13 @@ class GradientMatching:
             self.match(run, data, synthetic, network, pixels=pixels, step=step)
             pixels.step()
             if update < updates - 1 and training is not None:
-                source = TensorSource(synthetic.images, synthetic.labels)
+                labels = synthetic.labels.repeat(self.shown_ipc // self.ipc)
+                source = TensorSource(self.shown(synthetic.images), labels)
                 fit(network, source, training, lambda name, *counters, step=step: run.rng(name, step, *counters))
         return synthetic
 
     def path(self, count: int) -> tuple[int, Training | None]:
-        """Return the updates per network, and how it is trained between two of them."""
+        """Return the updates per network, and how it is trained on `count` images between two of them."""
         known = self.schedule[max(ipc for ipc in self.schedule if ipc <= self.ipc)]
         updates = known[0] if self.updates is None else self.updates
         epochs = known[1] if self.epochs is None else self.epochs
@@ -136,13 +138,14 @@ class GradientMatching:
         indices = data.draw(self.real_batch, run.rng("real", step), repeat=True)
         views = SiameseViews(self.augment, data.num_classes, synthetic.images.shape[1:], run.rng("augment", step))
         labels = torch.arange(data.num_classes, device=run.device)
-        for part in run.chunks(data.num_classes, self.ipc):
+        for part in run.chunks(data.num_classes, self.shown_ipc):
             gradients = []
             for label in range(part.start, part.stop):
                 one = slice(label, label + 1)
                 gradients.append(class_gradient(network, views(data.normalised(indices[one]), one), labels[label]))
             real = {name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
-            yield real, views(synthetic.by_class()[part], part).unflatten(0, (-1, self.ipc)), labels[part]
+            fake = views(self.shown(synthetic.by_class()[part]), part).unflatten(0, (-1, self.shown_ipc))
+            yield real, fake, labels[part]
 
 
 def settle_batch_norm(network: nn.Module, images: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attar import losses, nets
 from attar.artifacts import DistilledSet
 from attar.data import Images
-from attar.methods.data.views import SiameseViews
+from attar.methods.data.views import Shown, SiameseViews
 from attar.nets import ConvNet, Net, Network
 from attar.run import SGD, Optimizer, Run
 from attar.spec import method
@@ -30,7 +30,7 @@ def class_means(embed: Embed, images: Tensor, count: int, chunk: int) -> Tensor:
 
 
 @method
-class DistributionMatching:
+class DistributionMatching(Shown):
     """Match the mean embedding of real and synthetic images of each class over random networks (arXiv 2110.04181).
 
     No inner loop and no second order, so it is the cheapest condensation and scales to many images per class. Networks
@@ -50,12 +50,13 @@ class DistributionMatching:
     real_batch: int = Field(256, ge=1)  # real images per class and step
     net: Net = ConvNet(depth=3, width=128)
     augment: str = "dsa"  # one Siamese draw per class and step
+    mirror: bool = False  # the mirror image of every synthetic image counts as well (FYI)
 
     def __call__(self, run: Run, *, data: Images) -> DistilledSet:
         synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol=self.protocol)
         pixels = run.learner("pixels", synthetic.images, self.optimizer)
         network = nets.freeze(nets.fresh(self.net, data, run.rng("net"), device=run.device))
-        images = self.steps * data.num_classes * (self.real_batch + self.ipc)
+        images = self.steps * data.num_classes * (self.real_batch + self.shown_ipc)
         embed = run.compiled(self.embedding(network), images)
         whole = nets.batch_statistics(network)
         for step in run.loop("match", self.steps):
@@ -63,11 +64,11 @@ class DistributionMatching:
             real = data.draw(self.real_batch, run.rng("real", step), repeat=True)
             shape = synthetic.images.shape[1:]
             views = SiameseViews(self.augment, data.num_classes, shape, run.rng("augment", step))
-            for part in run.chunks(data.num_classes, self.ipc, whole=whole):
+            for part in run.chunks(data.num_classes, self.shown_ipc, whole=whole):
                 seen = views(data.normalised(real[part]), part)
                 mean = class_means(embed, seen, self.real_batch, chunk=len(seen) if whole else run.plan.chunk)
-                fake = embed(views(synthetic.by_class()[part], part)).unflatten(0, (-1, self.ipc)).mean(1)
-                run.backward(losses.squared_mean_distance(mean, fake), pixels)
+                fake = embed(views(self.shown(synthetic.by_class()[part]), part)).unflatten(0, (-1, self.shown_ipc))
+                run.backward(losses.squared_mean_distance(mean, fake.mean(1)), pixels)
             pixels.step()
         return synthetic
 

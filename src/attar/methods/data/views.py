@@ -1,4 +1,4 @@
-"""One augmentation a class, shared by the real and the synthetic images of that class."""
+"""What networks are shown: one augmentation a class, real and synthetic, and mirror images of synthetic ones."""
 
 from __future__ import annotations
 
@@ -20,3 +20,19 @@ class SiameseViews:
         if not any(view.operations for view in self.views[classes]):
             return images.flatten(0, 1)  # without a copy, forward or backward
         return torch.cat([view(batch) for view, batch in zip(self.views[classes], images, strict=True)])
+
+
+class Shown:
+    """How a method with the fields `ipc` and `mirror` shows its synthetic images to a network (arXiv 2407.08113)."""
+
+    ipc: int
+    mirror: bool
+
+    @property
+    def shown_ipc(self) -> int:
+        """Synthetic images of a class that a network is shown."""
+        return 2 * self.ipc if self.mirror else self.ipc
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Return images `[…, n, C, H, W]`, with `mirror` followed by their mirror images, `[…, 2n, C, H, W]`."""
+        return torch.cat([images, images.flip(-1)], dim=-4) if self.mirror else images
