@@ -47,6 +47,11 @@ TINY: dict[str, dict[str, Any]] = {
     "sre2l": {**RECOVERY, "crops.smallest": 0.3},
     "cda": RECOVERY,
     "dwa": {**RECOVERY, "adjustment.steps": 2},
+    "infer": {
+        **{key: value for key, value in RECOVERY.items() if key not in {"classes", *NET}},
+        "ipc": 4,
+        "nets": [{"kind": "convnet", "depth": 1, "width": width, "norm": "batch"} for width in (4, 6)],
+    },
     "pca": {"ipc": 2, "scorers": 2, "scoring.steps": 5, "scoring.batch": 9, **NET},
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }

@@ -43,8 +43,8 @@ class PruneCombineAugmentClaim(RecoveryClaim):
     delta = 0.035
     seeds = 6
     grids: ClassVar = {
-        **{name: {"smallest": [0.3, 1.0], "student_lr": [0.003, 0.01]} for name in CHOICE},
-        "dm": {"smallest": [0.3, 1.0], "pixel_lr": [1.0, 3.0]},
+        **{name: {"smallest": [0.6, 1.0], "student_lr": [0.001, 0.003]} for name in CHOICE},
+        "dm": {"smallest": [0.6, 1.0], "pixel_lr": [1.0, 3.0]},
     }
     limits: ClassVar = {"smallest": (0.08, 1.0)}
     currency = "stored_bytes"

@@ -32,12 +32,13 @@ class RecoveryClaim(Claim):
     student_steps: ClassVar = 400
     student_batch: ClassVar = 100
     labelling: ClassVar[Labelling] = "dynamic"
+    views: ClassVar[Views] = VIEWS
 
-    def teacher(self, run: Run, data: Images) -> Student:
-        """Return the network that all arms of a seed recover from and learn from; a stage they share."""
+    def teacher(self, run: Run, data: Images, net: Net | None = None) -> Student:
+        """Return a network that all arms of a seed recover from and learn from, trained in a stage they share."""
         steps = 8 if self.quick else TEACHER.steps or 1
         training = Training(steps=steps, batch=256, optimizer=TEACHER.optimizer, schedule=TEACHER.schedule)
-        made: Student = run.stage("teacher", TrainNetwork(net=self.net, training=training), data=data)
+        made: Student = run.stage("teacher", TrainNetwork(net=net or self.net, training=training), data=data)
         self.meter.add(updates=steps, examples=steps * 256, forward=steps * 256, backward=steps * 256)
         return made
 
@@ -52,19 +53,24 @@ class RecoveryClaim(Claim):
         self.meter.add(updates=self.steps * self.ipc, forward=passes, backward=passes)
 
     def judge(self, run: Run, splits: Splits, made: DistilledSet, teachers: list[Student], trial: Trial) -> float:
-        """Return the mean test accuracy of fresh networks that learn what the teachers say of views of the set."""
+        """Return the mean test accuracy of fresh networks that learn what the teachers say of views of the set.
+
+        What is stored is counted with soft labels of every image where they are static, and by the set's own hint of
+        `stored_floats` where it has one; numbers are float32.
+        """
         images = as_images(made, splits.train)
         steps = 3 if self.quick else self.student_steps
         source = LabelledViews(
             images,
             self.labelling,
-            views=VIEWS,
+            views=self.views,
             key=run.key("views"),
             passes=-(-steps * self.student_batch // len(images)),
             teachers=[teacher.module.requires_grad_(False).eval() for teacher in teachers],
             temperature=TEMPERATURE,
         )
-        self.meter.add(stored_bytes=made.images.numel() * 4 + made.labels.numel() * made.labels.element_size())
+        labels = len(made) * (made.num_classes if self.labelling == "static" else 1)
+        self.meter.add(stored_bytes=4 * made.hints.get("stored_floats", made.images.numel() + labels))
         if self.labelling == "dynamic":
             asked = steps * self.student_batch * len(teachers)
             self.meter.add(teacher_calls=asked, forward=asked)

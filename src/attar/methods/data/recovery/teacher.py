@@ -39,8 +39,10 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     return out
 
 
-def taught(run: Run, data: Images, given: Student | str | None, net: Net, training: Training) -> Student:
-    """Return the teacher that was given (an artifact or its folder), or train one as a stage.
+def taught(
+    run: Run, data: Images, given: Student | str | None, net: Net, training: Training, *, name: str = "teacher"
+) -> Student:
+    """Return the teacher that was given (an artifact or its folder), or train one as a stage called `name`.
 
     Raises:
         AttarError: what was given is no trained network.
@@ -50,7 +52,7 @@ def taught(run: Run, data: Images, given: Student | str | None, net: Net, traini
     if given is None:
         if getattr(net, "norm", None) != "batch":  # said before anything is trained
             raise _no_statistics(net.label)
-        made: Student = run.stage("teacher", TrainNetwork(net=net, training=training), data=data)
+        made: Student = run.stage(name, TrainNetwork(net=net, training=training), data=data)
         return made
     teacher = given if isinstance(given, Student) else load(given)
     if not isinstance(teacher, Student):
