@@ -132,8 +132,21 @@ def test_protocols_are_the_cards(name, expected, net):
     assert protocol.networks == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "passes", "augment", "batch"),
+    [("dcbench", 300, "none", 256), ("dcbench-dsa", 1000, "dsa", 256), ("ddranking", 1000, "dsa", 128)],
+)
+def test_benchmarks_make_their_passes_and_drop_the_rate_half_way(name, passes, augment, batch):
+    training = build(Protocol, base=PROTOCOLS[name]).training
+    assert (training.total(batch), training.augment, training.batch) == (passes, augment, batch)
+    assert training.optimizer == SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)
+    factors = [training.factor(step, passes) for step in range(passes)]
+    assert factors == [1.0] * (passes // 2) + [pytest.approx(0.1)] * (passes // 2)
+
+
 def test_every_protocol_is_held_to_the_card():
-    assert set(PROTOCOLS) == {"dc", "dsa", "datm", "datadam", "fyi", "small", "small-fyi"}
+    benchmarks = {"dcbench", "dcbench-dsa", "ddranking"}
+    assert set(PROTOCOLS) == {"dc", "dsa", "datm", "datadam", "fyi", "small", "small-fyi", *benchmarks}
 
 
 @pytest.mark.parametrize(

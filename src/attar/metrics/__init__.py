@@ -1,5 +1,18 @@
 """Measures of what was distilled: pure functions of predictions."""
 
 from attar.metrics.accuracy import accuracy, expected_calibration_error
+from attar.metrics.ranking import (
+    augmentation_robust_score,
+    hard_label_recovery,
+    improvement_over_random,
+    label_robust_score,
+)
 
-__all__ = ["accuracy", "expected_calibration_error"]
+__all__ = [
+    "accuracy",
+    "augmentation_robust_score",
+    "expected_calibration_error",
+    "hard_label_recovery",
+    "improvement_over_random",
+    "label_robust_score",
+]

@@ -32,6 +32,8 @@ class Protocol:
     training: Training = Training()
 
 
+_HALF: dict[str, Any] = {"kind": "drop", "at": [0.5], "by": 0.1}
+
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "dc": {"training": {"epochs": 300}},
     "dsa": {"training": {"epochs": 1000, "augment": "dsa"}},  # DSA, DM and the trajectory-matching line
@@ -39,6 +41,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "datadam": {"training": {"epochs": 1800, "augment": "dsa", "batch": 64}},
     "fyi": {"training": {"epochs": 1000, "augment": "dsa-always-flip"}},
     "small-fyi": {"training": {"epochs": 300, "augment": "flip"}, "net": {"depth": 2, "width": 32}},
+    # DC-BENCH (arXiv 2207.09639) and DD-Ranking (arXiv 2505.13300) make exactly 300 and 1000 passes
+    "dcbench": {"training": {"epochs": 299, "schedule": _HALF}},
+    "dcbench-dsa": {"training": {"epochs": 999, "augment": "dsa", "schedule": _HALF}},
+    "ddranking": {"training": {"epochs": 999, "augment": "dsa", "batch": 128, "schedule": _HALF}},
     "small": {"training": {"epochs": 300}, "net": {"depth": 2, "width": 32}},
 }
 

@@ -1,0 +1,83 @@
+"""DD-Ranking's scores: what a distilled set's images are worth, apart from its labels and its augmentation.
+
+All accuracies are fractions in [0, 1], and so all scores are numbers of known range: the released code feeds percent
+into the exponentials, and its scores are not comparable with these (DD-Ranking 2025, arXiv 2505.13300).
+"""
+
+from __future__ import annotations
+
+import math
+
+from attar.errors import RecipeError
+
+
+def hard_label_recovery(full: float, synthetic: float) -> float:
+    """Return HLR = accuracy on all real data − accuracy on the synthetic set, both with hard labels; lower is better.
+
+    Raises:
+        RecipeError: an accuracy outside [0, 1].
+    """
+    return _fraction("full", full) - _fraction("synthetic", synthetic)
+
+
+def improvement_over_random(synthetic: float, random: float) -> float:
+    """Return IOR = accuracy on the synthetic set − accuracy on a random subset of its size; higher is better.
+
+    Both with the same labels, loss and augmentation, and with learning rates chosen alike.
+
+    Raises:
+        RecipeError: an accuracy outside [0, 1].
+    """
+    return _fraction("synthetic", synthetic) - _fraction("random", random)
+
+
+def label_robust_score(recovery: float, improvement: float, weight: float = 0.5) -> float:
+    """Return LRS in [0, 1]: (e^α − e^−1) / (e − e^−1) with α = w · IOR − (1 − w) · HLR.
+
+    `recovery` is HLR with hard labels, `improvement` IOR with the method's own labels, `weight` w.
+
+    >>> round(label_robust_score(0.0, 0.0), 3)  # all recovered, nothing gained over random
+    0.269
+
+    Raises:
+        RecipeError: a difference outside [-1, 1], or a weight outside [0, 1].
+    """
+    w = _weight(weight)
+    return _score(w * _difference("improvement", improvement) - (1 - w) * _difference("recovery", recovery))
+
+
+def augmentation_robust_score(augmented: float, plain: float, weight: float = 0.5) -> float:
+    """Return ARS in [0, 1]: (e^β − e^−1) / (e − e^−1) with β = γ · IOR_augmented + (1 − γ) · IOR_plain.
+
+    `augmented` and `plain` are the improvements over random with the method's augmentation and with none, `weight` γ.
+
+    Raises:
+        RecipeError: a difference outside [-1, 1], or a weight outside [0, 1].
+    """
+    gamma = _weight(weight)
+    return _score(gamma * _difference("augmented", augmented) + (1 - gamma) * _difference("plain", plain))
+
+
+def _score(alpha: float) -> float:
+    """Return an exponential of α in [-1, 1], scaled to [0, 1]."""
+    return (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        hint = "; divide percent by 100" if 1 < value <= 100 else ""
+        raise RecipeError(f"the accuracy '{name}' is a fraction between 0 and 1; got {value}{hint}")
+    return value
+
+
+def _difference(name: str, value: float) -> float:
+    if not -1 <= value <= 1:
+        hint = "; divide points by 100" if 1 < abs(value) <= 100 else ""
+        raise RecipeError(f"'{name}' is a difference of fractions, between -1 and 1; got {value}{hint}")
+    return value
+
+
+def _weight(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise RecipeError(f"a weight is between 0 and 1; got {value}")
+    return value
