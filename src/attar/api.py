@@ -159,8 +159,10 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     """Report a finished run, go on with an unfinished one, or start."""
     from attar.artifacts import load
     from attar.run import Run, plan
+    from attar.run.processes import join
     from attar.run.stage import execute
 
+    join(str(recipe.plan.get("device", "cpu")))
     folder = recipe.folder
     _check_folder(folder, recipe)
     record = _read(folder, "run.json", {})
@@ -183,17 +185,23 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             copy=recipe.copy,
             title=recipe.id,
         ) as live:
-            files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
-            plan.store(folder, chosen)
+            live.first(lambda: _describe(folder, recipe, chosen))
             artifact = execute(live, recipe.method, resolved)
-            state = "partial" if live.partial else "finished"
+            live.first(lambda: _report(folder, splits))
+            record = _read(folder, "run.json")
     except AttarError:
         if missing and not (folder / "checkpoints").exists() and not (folder / "artifact").exists():
             _remove(missing)  # nothing was made yet: leave nothing behind
         raise
-    _report(folder, splits)
-    record = _read(folder, "run.json")
-    return RunResult(artifact, folder, record["fingerprint"], record["seconds"], state, reused=False)
+    return RunResult(artifact, folder, record["fingerprint"], record["seconds"], record["state"], reused=False)
+
+
+def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:
+    """Write what is run, and how it is cut for this machine."""
+    from attar.run import plan
+
+    files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
+    plan.store(folder, chosen)
 
 
 def _remove(paths: Sequence[Path]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,6 +237,15 @@ def _show_run(value: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    with contextlib.ExitStack() as exits:
+        if _is_follower():
+            exits.enter_context(contextlib.redirect_stdout(exits.enter_context(Path(os.devnull).open("w"))))
+        code = _code_of(words)
+    sys.exit(code)
+
+
+def _code_of(words: list[str]) -> int:
+    """Run the command line and return its exit code."""
     try:
         code = app(args=words, prog_name="attar", standalone_mode=False)
     except KeyboardInterrupt:
@@ -256,12 +266,18 @@ def main(arguments: list[str] | None = None) -> None:
             code = _refuse("stopped", 130, words)
         else:
             code = _refuse(f"{error.format_message()} 'attar --help' lists commands and options", 2, words)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _is_follower() -> bool:
+    """Say whether a launcher started this process as another than the first: it works, and the first one speaks."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def _refuse(message: str, code: int, words: list[str]) -> int:
     """Print an error's message, as JSON too where that was asked for, and return the exit code."""
-    print(f"attar: {message}", file=sys.stderr)
+    if not _is_follower():
+        print(f"attar: {message}", file=sys.stderr)
     if "--json" in words:
         _print_json({"error": message, "exit_code": code})
     return code

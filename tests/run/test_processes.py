@@ -26,7 +26,7 @@ def _work(rank, world, folder, function):
         warnings.simplefilter("ignore")
         where = f"file://{folder}/meet"
         distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
-        with Run(folder / f"run-{rank}", plan=Plan()) as run:
+        with Run(folder / "run", plan=Plan()) as run:
             torch.save(function(run), folder / f"{rank}.pt")
         distributed.barrier()
         distributed.destroy_process_group()

@@ -48,7 +48,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path, recipe: str) -> None:
         self.folder, self.recipe = folder, recipe
-        files.remove_leftovers(folder)
         self._valid = self._scan()
 
     def latest(self, loop: str) -> Checkpoint | None:
@@ -96,6 +95,9 @@ class Checkpoints:
         mine = sorted((c for c in self._valid if c.loop == loop), key=lambda c: c.place)
         for old in mine[:-KEEP]:
             self._remove(old)
+        for path in self.folder.glob("*.safetensors"):  # of a writer killed before the manifest made it count
+            if not path.with_suffix(".json").exists():
+                path.unlink()
 
     def _remove(self, checkpoint: Checkpoint) -> None:
         checkpoint.path.with_suffix(".json").unlink(missing_ok=True)  # first what makes it count
@@ -109,9 +111,6 @@ class Checkpoints:
                 found.append(self._read(path))
             except (DamagedFile, KeyError, TypeError, OSError) as error:
                 tell(f"checkpoint {path} is damaged and is skipped, the run goes on from the one before: {error}")
-        for path in self.folder.glob("*.safetensors"):  # of a writer killed before the manifest made it count
-            if not path.with_suffix(".json").exists():
-                path.unlink()
         return found
 
     def _read(self, path: Path) -> Checkpoint:

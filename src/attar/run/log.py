@@ -43,6 +43,26 @@ class MetricsLog:
         self._file.close()
 
 
+class SilentLog(MetricsLog):
+    """Takes records and keeps none: the log of a process that is not the first."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Forget the record."""
+
+    def position(self) -> int:
+        """Return 0."""
+        return 0
+
+    def truncate(self, length: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file; a last line cut short by a kill is left out."""
     records = []

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+from attar.errors import AttarError
+
+T = TypeVar("T")
+
+
+def join(device: str = "cpu") -> None:
+    """Join the group that `torchrun` or `accelerate launch` made, if one did and it was not joined before."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu")
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Leave the group together: its threads abort the interpreter when a group is left open, or left while in use."""
+    with contextlib.suppress(RuntimeError):  # another process may have ended already
+        distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _meeting() -> Iterator[None]:
+    """Say plainly that another process is gone, where torch reports a broken connection.
+
+    Raises:
+        AttarError: what this process waited for will not come.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise AttarError("another process of this run has ended; the same command goes on from there") from error
 
 
 class Processes:
@@ -25,25 +62,69 @@ class Processes:
         """The number of this process."""
         return distributed.get_rank() if self.world > 1 else 0
 
+    def first(self, function: Callable[[], T]) -> T:
+        """Let the first process do something to files, and give every process what came of it.
+
+        Raises:
+            AttarError: what the first process raised, in every process.
+        """
+        if self.world == 1:
+            return function()
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [(True, function())]
+            except AttarError as error:
+                told = [(False, error)]
+        with _meeting():
+            distributed.broadcast_object_list(told)
+        went_well, outcome = told[0]
+        if not went_well:
+            raise outcome
+        return outcome
+
+    def agree(self, *numbers: int) -> tuple[int, ...]:
+        """Return the largest of every number over processes, so that all decide alike."""
+        if self.world == 1:
+            return numbers
+        largest = torch.tensor(numbers)
+        with _meeting():
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return tuple(largest.tolist())
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenate `[n, …]` tensors over processes along the first dimension; identity on one process.
 
         Differentiable: what the losses of all processes ask of this process's part is summed, so a loss that every
         process computes over the whole is to be divided by `world`. The parts may differ in n.
         """
-        return tensor if self.world == 1 else _Gather.apply(tensor, self.rank, self.world)
+        if self.world == 1:
+            return tensor
+        with _meeting():
+            return _Gather.apply(tensor, self.rank, self.world)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor of counts or sums over processes, without gradient; identity on one process."""
         if self.world > 1:
             tensor = tensor.detach().clone()
-            distributed.all_reduce(tensor)
+            with _meeting():
+                distributed.all_reduce(tensor)
         return tensor
 
     def shard(self, count: int) -> slice:
         """Return this process's share of `count` items: the whole on one process."""
         bounds = [count * rank // self.world for rank in range(self.world + 1)]
         return slice(bounds[self.rank], bounds[self.rank + 1])
+
+    def sum_named(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Sum named numbers over processes; a name that a process lacks counts as zero there."""
+        if self.world == 1:
+            return numbers
+        parts: list[Any] = [None] * self.world
+        with _meeting():
+            distributed.all_gather_object(parts, numbers)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Sum the gradients of parameters over processes, in place.
@@ -54,7 +135,8 @@ class Processes:
         if self.world == 1:
             return
         present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
-        distributed.all_reduce(present)
+        with _meeting():
+            distributed.all_reduce(present)
         used = [p for p, count in zip(parameters, present.tolist(), strict=True) if count]
         if not used:
             return
@@ -63,7 +145,8 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in used if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        distributed.all_reduce(flat)
+        with _meeting():
+            distributed.all_reduce(flat)
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

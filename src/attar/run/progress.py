@@ -97,16 +97,16 @@ class BarTask(Task):
 
 
 @contextlib.contextmanager
-def task(title: str, done: int, total: int) -> Iterator[Show]:
+def task(title: str, done: int, total: int, *, shown: bool = True) -> Iterator[Show]:
     """Show a task while inside; call what is given with the number of steps done (and a note)."""
-    if os.environ.get("ATTAR_PROGRESS") == "off":
+    if not shown or os.environ.get("ATTAR_PROGRESS") == "off":
         yield _silent
         return
-    shown = (BarTask if sys.stderr.isatty() else Task)(title, done, total)
+    display = (BarTask if sys.stderr.isatty() else Task)(title, done, total)
     try:
-        yield shown.advance
+        yield display.advance
     finally:
-        shown.close()
+        display.close()
 
 
 def tell(message: str) -> None:

@@ -17,7 +17,7 @@ from attar.errors import Interrupted, RecipeError
 from attar.run import guards, keys, progress, signals
 from attar.run.checkpoint import Checkpoint, Checkpoints, Place
 from attar.run.learner import Decay, Learner, Target
-from attar.run.log import MetricsLog
+from attar.run.log import MetricsLog, SilentLog
 from attar.run.memory import keep_freed_memory
 from attar.run.plan import Plan
 from attar.run.processes import Processes
@@ -73,6 +73,7 @@ class Run(Processes):
         self._step = 0
         self._log_due = False
         self._record: dict[str, Any] = {}  # what this step logs
+        self._losses: dict[str, Any] = {}  # its losses, summed over chunks
         self._shown: dict[str, float] = {}  # what was logged last, for the progress bar
         self._finishing: str | None = None
         self._saved: Place | None = None
@@ -81,11 +82,9 @@ class Run(Processes):
 
     def __enter__(self) -> Run:
         with contextlib.ExitStack() as exits, files.explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            exits.enter_context(guards.locked(self.folder))
-            files.remove_leftovers(self.folder)
+            self.first(lambda: self._prepare(exits))
             self._checkpoints = Checkpoints(self.folder / "checkpoints", self.recipe)
-            self._log = MetricsLog(self.folder / "metrics.jsonl")
+            self._log = MetricsLog(self.folder / "metrics.jsonl") if self.rank == 0 else SilentLog()
             exits.callback(self._log.close)
             exits.enter_context(signals.handled())
             keep_freed_memory()
@@ -100,6 +99,13 @@ class Run(Processes):
             self._exits = exits.pop_all()
         return self
 
+    def _prepare(self, exits: contextlib.ExitStack) -> None:
+        """Make and lock the folder, and remove what killed writers left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        exits.enter_context(guards.locked(self.folder))
+        files.remove_leftovers(self.folder)
+        files.remove_leftovers(self.folder / "checkpoints")
+
     def __exit__(self, *error: Any) -> None:
         self._exits.__exit__(*error)
 
@@ -110,7 +116,7 @@ class Run(Processes):
 
     def forget(self) -> None:
         """Remove the checkpoints: the artifact is saved."""
-        self._checkpoints.clear()
+        self.first(self._checkpoints.clear)
 
     # ------------------------------------------------------------------ loops
 
@@ -147,7 +153,7 @@ class Run(Processes):
         self._scope.append(name)
         title = f"{self.title} {name}".strip()
         try:
-            with progress.task(title, start, steps) as show, signals.deferred():
+            with progress.task(title, start, steps, shown=self.rank == 0) as show, signals.deferred():
                 self._last_saved = time.monotonic()
                 done = start
                 while done < steps and self._finishing is None:
@@ -161,7 +167,7 @@ class Run(Processes):
         finally:
             self._loop = None
             self._scope.pop()
-            self._log_due, self._record = False, {}
+            self._log_due, self._record, self._losses = False, {}, {}
             self._reseed(after=name)
 
     def finish(self, reason: str) -> None:
@@ -185,23 +191,29 @@ class Run(Processes):
         """Close a step: log it, and save and stop where that is due. The last step's checkpoint is the end state."""
         last = done >= steps or self._finishing is not None
         now = time.monotonic()
-        over = self._time is not None and now - self._began > self._time and not last
+        late = self._time is not None and now - self._began > self._time
+        waited = now - self._last_saved >= self._checkpoint_seconds
+        signum, over, due = self.agree(signals.pending() or 0, late, waited)
         if self._log_due:
             self._check_finite()
-        if self._record:
-            self._shown = {key: float(value) for key, value in self._record.items()}
-            self._record = {}
-            self._write({"loop": name, "step": done - 1}, self._shown)
-        if last or over or signals.pending() or now - self._last_saved >= self._checkpoint_seconds:
+        self._flush(name, done - 1)
+        if last or over or signum or due:
             self._save(name, done, finished=last)
             self._last_saved = now
-        if (signum := signals.pending()) is not None:
-            self._save(name, done, finished=last)  # unless it just was
+        if signum:
             where = f"at step {done} of {steps} of '{name}'"
             raise Interrupted(f"stopped {where}, all saved; the same command goes on from there", signum)
-        if over:
+        if over and not last:
             self.partial = True
             self.finish("time budget")
+
+    def _flush(self, name: str, step: int) -> None:
+        """Write what this step logged: losses, which are summed over chunks and processes, and the rest."""
+        losses = self._losses if self.world == 1 or not self._log_due else self.sum_named(_floats(self._losses))
+        if losses or self._record:
+            self._shown = _floats({**losses, **self._record})
+            self._write({"loop": name, "step": step}, self._shown)
+        self._losses, self._record = {}, {}
 
     def _save(self, loop: str, step: int, *, finished: bool) -> None:
         self._check_finite()
@@ -210,9 +222,12 @@ class Run(Processes):
         place = Place(len(self._loops), step, finished)
         if self._saved == place:
             return
+        self.first(lambda: self._save_here(loop, place))
+        self._saved = place
+
+    def _save_here(self, loop: str, place: Place) -> None:
         state = {name: dict(item.state_dict()) for name, item in self._state.items()}
         self._checkpoints.save(loop, place, state, log_bytes=self._log.position())
-        self._saved = place
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state()
@@ -301,7 +316,7 @@ class Run(Processes):
             learners[0].watch(name, term)
             if self._log_due:  # a step may call this once per chunk: its record holds the sum
                 entry = f"{learners[0].name}/{name}"
-                self._record[entry] = self._record.get(entry, 0.0) + term.detach()
+                self._losses[entry] = self._losses.get(entry, 0.0) + term.detach()
 
     # ------------------------------------------------------------------ randomness
 
@@ -321,13 +336,15 @@ class Run(Processes):
     # ------------------------------------------------------------------ plan
 
     def chunks(self, classes: int, images_per_class: int, *, whole: bool = False) -> Iterator[slice]:
-        """Yield equal slices of the classes that the plan says go through a network together.
+        """Yield equal slices of this process's classes that the plan says go through a network together.
 
-        Networks with batch statistics (`whole`) get all classes at once: a batch of one class would cancel its mean.
+        Networks with batch statistics (`whole`) get all classes at once, in the first process: a batch of one class
+        would cancel its mean.
         """
-        fitting = [d for d in range(1, classes + 1) if classes % d == 0 and d * images_per_class <= self.plan.chunk]
+        mine = range(classes)[self.shard(classes)] if not whole else range(classes if self.rank == 0 else 0)
+        fitting = [d for d in range(1, len(mine) + 1) if len(mine) % d == 0 and d * images_per_class <= self.plan.chunk]
         size = classes if whole else max(fitting, default=1)
-        for start in range(0, classes, size):
+        for start in range(mine.start, mine.stop, size):
             yield slice(start, start + size)
 
     def compiled(self, function: Callable[..., T], images: int) -> Callable[..., T]:
@@ -342,7 +359,7 @@ class Run(Processes):
         if self._loop is not None:
             self._record.update(numbers)
         else:
-            self._write({"loop": None}, {name: float(value) for name, value in numbers.items()})
+            self._write({"loop": None}, _floats(numbers))
 
     def _write(self, where: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
         if self._replay_until is None:
@@ -398,6 +415,10 @@ class Run(Processes):
             self._scope.pop()
             torch.set_num_threads(self.plan.threads)
             self._reseed(*([self._step] if self._loop else []), after=name)
+
+
+def _floats(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _checkpoint_seconds() -> float:

@@ -12,7 +12,7 @@ from attar.data import Images
 from attar.nets import ConvNet, Net
 from attar.run import SGD, Cosine, Run
 from attar.spec import method
-from attar.train.training import Order, Training, batch_loss
+from attar.train.training import Order, Training, shared_loss
 
 
 @method
@@ -34,5 +34,5 @@ class TrainNetwork:
         order = Order(data, self.training, run.rng)
         module.train()
         for step in run.loop("train", steps):
-            student.update(batch_loss(module, *order.batch(step)))
+            student.update(shared_loss(run, module, *order.batch(step)))
         return Student(module.eval(), self.net, data.channels, data.size, data.classes)

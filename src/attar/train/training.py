@@ -9,10 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attar import losses
+from attar import losses, nets
 from attar.data import augmentation
 from attar.data.plans import order_of
+from attar.losses import Reduction
 from attar.run.optimizers import SGD, Drop, Optimizer, Schedule
+from attar.run.processes import Processes
 from attar.spec import spec
 
 Stream = Callable[..., torch.Generator]  # (name, *counters) -> generator, as `Run.rng`
@@ -81,10 +83,22 @@ class Order:
         return view(images), labels
 
 
-def batch_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of a batch with hard labels `[n]` or probabilities `[n, classes]`."""
-    logits = module(images)
-    return losses.cross_entropy(logits, labels) if labels.dim() == 1 else losses.soft_cross_entropy(logits, labels)
+def batch_loss(module: nn.Module, images: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Return the cross-entropy of a batch with hard labels `[n]` or probabilities `[n, classes]`."""
+    loss = losses.cross_entropy if labels.dim() == 1 else losses.soft_cross_entropy
+    return loss(module(images), labels, reduction=reduction)
+
+
+def shared_loss(run: Processes, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return this process's share of `batch_loss` over the global batch; the shares add up to it.
+
+    Each process takes its rows. Where a network has batch statistics every process takes the whole batch, so that a
+    sample meets the same batch as on one process.
+    """
+    if run.world == 1 or nets.batch_statistics(module):
+        return batch_loss(module, images, labels) / run.world
+    rows = run.shard(len(images))
+    return batch_loss(module, images[rows], labels[rows], reduction="sum") / len(images)
 
 
 def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, loss_of: LossOf = batch_loss) -> int:
