@@ -65,7 +65,8 @@ def choose_protocol(
 ) -> Protocol:
     """Return the protocol asked for, else `small` for a run made with that preset, else what the method asks for.
 
-    The network is the one the images were made with, unless the settings name another.
+    The network is the one the images were made with, unless the settings name another; where a step size was learned
+    with them, students take it.
 
     Raises:
         RecipeError: unknown protocol, or a setting that does not validate.
@@ -80,6 +81,8 @@ def choose_protocol(
     fields = recipe.get("fields", {})
     if net := fields.get("net") or fields.get("base", {}).get("net"):
         base["net"] = net
+    if (lr := subject.hints.get("student_lr")) is not None:  # the step size that was learned with the images
+        base["training"] = {**base["training"], "optimizer": {"lr": lr}}
     return build(Protocol, dict(settings), preset=None, name="protocol", base=base)
 
 

@@ -36,7 +36,8 @@ _HALF: dict[str, Any] = {"kind": "drop", "at": [0.5], "by": 0.1}
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "dc": {"training": {"epochs": 300}},
-    "dsa": {"training": {"epochs": 1000, "augment": "dsa"}},  # DSA, DM and the trajectory-matching line
+    "dsa": {"training": {"epochs": 1000, "augment": "dsa"}},  # DSA and DM
+    "mtt": {"training": {"epochs": 1000, "augment": "dsa"}},  # and the student takes the learned step size
     "datm": {"training": {"epochs": 1000, "augment": "dsa", "batch": 128}},
     "datadam": {"training": {"epochs": 1800, "augment": "dsa", "batch": 64}},
     "fyi": {"training": {"epochs": 1000, "augment": "dsa-always-flip"}},

@@ -30,10 +30,9 @@ SMALL: dict[str, Any] = {
     "window": {"stop": 4},
     "optimizer": {"lr": 20.0},
     "step_size": 0.02,
-    "step_size_lr": 0.0,
-    "augment": "none",
+    "step_size_lr": 1e-5,
     "net": {"depth": 2, "width": 32},
-    "experts": {"count": 3, "epochs": 12, "images": 6000, "optimizer": {"lr": 0.02}, "augment": "none"},
+    "experts": {"count": 3, "epochs": 12, "images": 6000, "optimizer": {"lr": 0.02}},
 }  # one image a class on 14 pixels: 25 s and the experts
 
 
