@@ -52,6 +52,14 @@ TINY: dict[str, dict[str, Any]] = {
         "ipc": 4,
         "nets": [{"kind": "convnet", "depth": 1, "width": width, "norm": "batch"} for width in (4, 6)],
     },
+    "hello": {
+        **{key: RECOVERY[key] for key in ("steps", "squeeze.steps", "squeeze.batch", *NET)},
+        "ipc": 1,
+        "weak": 2,
+        "pretraining.steps": 4,
+        "pretraining.batch": 9,
+        "stand_in": {"kind": "convnet", "depth": 1, "width": 8},
+    },
     "pca": {"ipc": 2, "scorers": 2, "scoring.steps": 5, "scoring.batch": 9, **NET},
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }

@@ -1,0 +1,111 @@
+"""A label projector: an encoder with low-rank updates and a head, as small to store as its factors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from attar import losses
+from attar.errors import RecipeError
+from attar.methods.data.recovery.encoder import Encoder
+
+
+class LowRank(nn.Module):
+    """A parametrisation W ↦ W + B·A of a weight of any shape, seen as `[out, rest]`; B starts at zero (2106.09685)."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        rows = weight.flatten(1)
+        rank = min(rank, *rows.shape)
+        self.down = nn.Parameter(torch.empty(rank, rows.shape[1], device=weight.device))
+        self.up = nn.Parameter(torch.zeros(rows.shape[0], rank, device=weight.device))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the updated weight."""
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+class Projector(nn.Module):
+    """f(x) = s · normalise(E(x)) · (W + B·A)ᵀ, E an encoder whose convolutions and linear layers have updates.
+
+    Before any training this is the encoder's own classifier: zero-shot, where W are the embeddings of class names.
+
+    Args:
+        encoder: E; it is copied, and stays frozen.
+        directions: W, `[classes, features]`, of length 1.
+        rank: of the updates of the encoder; 0: none, a linear probe.
+        head_rank: of the update of W.
+    """
+
+    def __init__(self, encoder: Encoder, directions: Tensor, *, rank: int, head_rank: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.head = nn.Linear(directions.shape[1], directions.shape[0], bias=False, device=directions.device)
+        self.head.requires_grad_(False)
+        self.head.weight.copy_(directions)
+        self.scale = nn.Parameter(torch.tensor(float(encoder.scale), device=directions.device))
+        for layer in self.encoder.layers() if rank else []:
+            weight: Any = layer.weight
+            parametrize.register_parametrization(layer, "weight", LowRank(weight, rank))
+        parametrize.register_parametrization(self.head, "weight", LowRank(self.head.weight, head_rank))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `[n, classes]` of images `[n, C, S, S]` in the space networks see."""
+        told: Tensor = self.head(functional.normalize(self.encoder(images), dim=1))
+        return self.scale * told
+
+    @property
+    def directions(self) -> Tensor:
+        """W, the head without its update."""
+        head: Any = self.head
+        original: Tensor = head.parametrizations.weight.original
+        return original
+
+    def factors(self) -> dict[str, Tensor]:
+        """Return what is trained, by name: all that has to be stored beside an encoder that everybody has."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def load_factors(self, factors: Mapping[str, Tensor]) -> None:
+        """Take over trained factors.
+
+        Raises:
+            RecipeError: they belong to another encoder or another rank.
+        """
+        own = self.factors()
+        if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in factors.items()}:
+            raise RecipeError(
+                "these factors belong to another encoder or another rank; give the encoder they came with"
+            )
+        for name, parameter in own.items():
+            parameter.copy_(factors[name])
+
+
+def projection_loss(told: Tensor, wanted: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Return MSE(f(x), y') + weight · CE(f(x), y), for logits `[n, classes]` and labels `[n]` (arXiv 2408.08201)."""
+    return (told - wanted.detach()).square().mean() + weight * losses.cross_entropy(told, labels)
+
+
+class ProjectedLoss:
+    """MSE(z, f(x)) + β · CE(z, y): a student's loss for `fit`, with labels that the projector gives to each view.
+
+    Args:
+        projector: f.
+        weight: β, of the hard labels.
+    """
+
+    def __init__(self, projector: nn.Module, weight: float) -> None:
+        self.projector, self.weight = projector.eval().requires_grad_(False), weight
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a network on images `[n, C, S, S]` with classes `[n]`, or their one-hot `[n, classes]`."""
+        with torch.no_grad():
+            wanted = self.projector(images)
+        return projection_loss(module(images), wanted, labels if labels.dim() == 1 else labels.argmax(1), self.weight)
