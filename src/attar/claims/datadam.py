@@ -13,7 +13,10 @@ from attar.methods.data.dm import DistributionMatching
 from attar.run import SGD, Run
 
 BATCH_NORM = dataclasses.replace(NET, norm="batch")  # in both arms: without it the paper's gain is not there
-PIXEL_LR = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]  # DataDAM's loss carries a factor of 100, so each arm chooses for itself
+PIXEL_LR: dict[str, list[float]] = {  # DataDAM's loss carries a factor of 100, so its rates lie lower
+    "datadam": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
+    "dm": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0],
+}
 
 
 class AttentionMatchingClaim(CondensationClaim):
@@ -25,7 +28,9 @@ class AttentionMatchingClaim(CondensationClaim):
     id = "datadam"
     title = "DataDAM: Efficient Dataset Distillation with Attention Matching"
     says = "CIFAR-10, fifty images a class: 67.0 % against 63.0 % for DM (arXiv 2310.00093, table 1)"
-    origin = "the card's estimate: half a point to two; two blocks leave one layer of attention"
+    origin = (
+        "the card's estimate of half a point to two; a pilot on seed 100, barely tuned, was a tie (78.7 and 78.8 %)"
+    )
     primary = Contrast(method="datadam", baseline="dm", at="10 images a class, 300 steps of 64 real images", worst=0.1)
     precondition = Precondition(
         says="DM in the batch-norm network beats random images by 3 points",
@@ -37,8 +42,8 @@ class AttentionMatchingClaim(CondensationClaim):
     seeds = 8
     may_extend = True
     grids: ClassVar = {
-        "datadam": {"pixel_lr": PIXEL_LR},
-        "dm": {"pixel_lr": PIXEL_LR},
+        "datadam": {"pixel_lr": PIXEL_LR["datadam"]},
+        "dm": {"pixel_lr": PIXEL_LR["dm"]},
         "random": {"student_lr": [0.001, 0.003, 0.01, 0.02, 0.03, 0.1]},
     }
     currency = "passes"

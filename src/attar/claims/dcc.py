@@ -17,8 +17,9 @@ from attar.methods.data.dcc import CollectiveMatching
 from attar.run import SGD, Run
 
 TOPS = (0, 2, 3, 4, 6)  # T-shirt, pullover, dress, coat and shirt: clothes of one outline
-PIXEL_LR = [0.03, 0.1, 0.3, 1.0]
-STUDENT_LR = [0.003, 0.01, 0.03, 0.1]
+PIXEL_LR = [0.03, 0.1, 0.3]
+STUDENT_LR = [0.003, 0.01, 0.03]
+AUGMENTS = ["none", "dsa"]  # of the student: the papers' is none, and DSA moves the stripes
 COLLECTIVE_LR = [lr * len(TOPS) for lr in PIXEL_LR]  # one distance instead of one a class: equal gradients need this
 
 
@@ -33,7 +34,7 @@ class CollectiveMatchingClaim(CondensationClaim):
     says = (
         "fine-grained classes: class-wise matching can lose to random images, DCC does not (arXiv 2202.02916, table 1)"
     )
-    origin = "the card's guess of 2 to 5 points; on plain data of ten classes the pilot was a tie (65.1 against 65.8 %)"
+    origin = "pilot on seeds 100-102, rates untuned, no augmentation: +0.8 points with stripes, +2.4 without"
     primary = Contrast(method="dcc", baseline="dc", at="1 image a class, 20 networks × 10 updates", worst=0.2)
     secondary = (
         Contrast(method="dcc plain", baseline="dc plain", at="1 image a class, no stripes", worst=0.2, plain=True),
@@ -41,15 +42,15 @@ class CollectiveMatchingClaim(CondensationClaim):
         Contrast(method="dc", baseline="random", at="1 image a class", worst=0.2),
     )
     constructed = True
-    expects = 0.03
-    delta = 0.015
+    expects = 0.02
+    delta = 0.01
     seeds = 10
     grids: ClassVar = {
-        "dcc": {"pixel_lr": COLLECTIVE_LR},
-        "dc": {"pixel_lr": PIXEL_LR},
-        "random": {"student_lr": STUDENT_LR},
-        "dcc plain": {"pixel_lr": COLLECTIVE_LR},
-        "dc plain": {"pixel_lr": PIXEL_LR},
+        "dcc": {"pixel_lr": COLLECTIVE_LR, "augment": AUGMENTS},
+        "dc": {"pixel_lr": PIXEL_LR, "augment": AUGMENTS},
+        "random": {"student_lr": STUDENT_LR, "augment": AUGMENTS},
+        "dcc plain": {"pixel_lr": COLLECTIVE_LR, "augment": AUGMENTS},
+        "dc plain": {"pixel_lr": PIXEL_LR, "augment": AUGMENTS},
     }
     currency = "passes"
     fixed = (

@@ -46,7 +46,7 @@ class MirroredBatchesClaim(CondensationClaim):
     id = "fyi"
     title = "FYI: Flip Your Images for Dataset Distillation"
     says = "gains over DC, DSA, DM and MTT on natural images, largest at one image a class (arXiv 2407.08113, table 1)"
-    origin = "pilot on DM, three pairs: +5.1 points on mirrored data; the trick and the other bases are unmeasured"
+    origin = "pilot, four pairs on mirrored data: +5.5 points over DM; on seed 100 +6.5 over random flips, 0.0 on plain"
     primary = (
         Contrast(method="dm + fyi", baseline="dm", at="1 image a class, 300 steps", worst=0.1),
         Contrast(method="dm + fyi", baseline="dm, random flips", at="1 image a class, 300 steps", worst=0.1),
