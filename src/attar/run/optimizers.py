@@ -70,7 +70,10 @@ class AdamW:
         return torch.optim.AdamW(parameters, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
-Optimizer = kinds(SGD | Adam | AdamW)
+if TYPE_CHECKING:
+    Optimizer = SGD | Adam | AdamW
+else:
+    Optimizer = kinds(SGD | Adam | AdamW)
 
 
 @spec
@@ -129,4 +132,7 @@ class Drop:
         return self.by ** sum(step >= round(share * steps) for share in self.at)
 
 
-Schedule = kinds(Constant | Cosine | Linear | Drop)
+if TYPE_CHECKING:
+    Schedule = Constant | Cosine | Linear | Drop
+else:
+    Schedule = kinds(Constant | Cosine | Linear | Drop)
