@@ -4,9 +4,10 @@
 BIN := .venv/bin
 PYTHON ?= python3
 TEST ?=
+MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs format clean
+.PHONY: help setup demo test check torture bench docs format clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ test: setup ## run the whole test suite
 
 check: setup ## formatting, lint, types, import layers, versions, documentation
 	@scripts/check.sh
+
+torture: setup ## hurt runs in every way for MINUTES=20 and print what was lost
+	@PYTHONPATH=tests:tests/faults OMP_NUM_THREADS=1 $(BIN)/python tests/faults/torture.py --minutes $(MINUTES)
 
 bench: setup ## print the table of speed ratios
 	@$(BIN)/python -m benchmarks
