@@ -37,7 +37,7 @@ class LabelLighteningClaim(RecoveryClaim):
     id = "hello"
     title = "Heavy Labels Out! Dataset Distillation with Label Space Lightening"
     says = "ImageNet-1K, 10 images a class: 43.7 % against 42.0 % for RDED, with 0.003 % of its labels (2408.08201)"
-    origin = "an estimate: ten to twenty stored views of every image against as many as there are steps"
+    origin = "an estimate; pilot of one seed on the embedded subset: 78.6 % against 78.5 % stored, 80.5 % half teacher"
     primary = Contrast(method="hello", baseline="stored", at="10 images a class, equal bytes of labels", worst=0.1)
     secondary = (
         Contrast(method="hello", baseline="half teacher", at="10 images a class, all labels online", worst=0.1),
@@ -47,10 +47,10 @@ class LabelLighteningClaim(RecoveryClaim):
     delta = 0.01
     seeds = 8
     grids: ClassVar = {
-        "hello": {"projector_lr": [0.001, 0.005], "beta": [0.1, 1.0]},
+        "hello": {"projector_lr": [0.01, 0.02], "beta": [0.1, 1.0]},
         "stored": {"top_k": [1, 3], "student_lr": [0.003, 0.01]},
         "half teacher": {"student_lr": [0.003, 0.01], "beta": [0.1, 1.0]},
-        "probe": {"projector_lr": [0.001, 0.005], "beta": [0.1, 1.0]},
+        "probe": {"projector_lr": [0.01, 0.02], "beta": [0.1, 1.0]},
     }
     limits: ClassVar = {"top_k": (1, 10)}
     currency = "stored_bytes"
@@ -71,7 +71,7 @@ class LabelLighteningClaim(RecoveryClaim):
         splits = self.splits(run)
         data = splits.train
         encoder = self.encoder(run, data)
-        method = self.method(self.rank if name != "probe" else 0, trial.get("projector_lr", 0.001))
+        method = self.method(self.rank if name != "probe" else 0, trial.get("projector_lr", 0.02))
         made: ProjectedSet = run.stage("distil", method, seed=seed, data=data, encoder=encoder)
         images = as_images(made, data)
         labels = sum(tensor.numel() * 4 for tensor in made.factors.values())
@@ -105,7 +105,7 @@ class LabelLighteningClaim(RecoveryClaim):
             squeeze=self.shortened(TEACHER),
             rank=rank,
             head_rank=8,
-            steps=3 if self.quick else 300,
+            steps=3 if self.quick else 1500,
             batch=128,
             optimizer=Adam(lr=lr),
         )

@@ -72,8 +72,9 @@ class LabelLightening:
             "squeeze": {"steps": 320, "batch": 256, "optimizer": {"kind": "adamw", "lr": 0.005}, "augment": "none"},
             "stand_in": {"kind": "convnet", "depth": 2, "width": 32},
             "pretraining": {"steps": 200, "batch": 128, "optimizer": {"kind": "adamw", "lr": 0.005}},
-            "steps": 300,
+            "steps": 1500,
             "batch": 128,
+            "optimizer": {"lr": 0.02},
         },
     }
 
