@@ -43,6 +43,18 @@ NET = ["net.width=4", "net.depth=1"]
 RUNS = {
     "dm": ["dm", DATA, "ipc=2", "steps=6", "real_batch=8", *NET],
     "dsa": ["dsa", DATA, "ipc=2", "steps=2", "updates=2", "epochs=1", "real_batch=8", *NET],
+    "dcc": [
+        "dcc",
+        DATA,
+        "ipc=2",
+        "mirror=true",
+        "warmup_share=0",
+        "steps=2",
+        "updates=2",
+        "epochs=1",
+        "real_batch=8",
+        *NET,
+    ],
     "herding": ["herding", DATA, "ipc=2", "epochs=1", *NET],
 }
 

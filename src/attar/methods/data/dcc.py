@@ -62,15 +62,17 @@ class CollectiveMatching(GradientMatching):
         if self.warming_up(*divmod(step, self.path(len(synthetic))[0])):
             super().match(run, data, synthetic, network, pixels=pixels, step=step)
             return
-        total: Parameters = {}
-        images, labels = [], []
-        for real, fake, some in self.pairs(run, data, synthetic, network, step=step):
+        total = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+        shown = [synthetic.images[:0]]  # a process may have no class
+        for real, fake, _ in self.pairs(run, data, synthetic, network, step=step):
             for name, gradients in real.items():
-                total[name] = total.get(name, 0) + gradients.sum(0) / data.num_classes
-            images.append(fake.flatten(0, 1))
-            labels.append(some.repeat_interleave(fake.shape[1]))
-        distance = collective_distance(network, total, torch.cat(images), torch.cat(labels), self.distance)
-        run.backward(distance, pixels)
+                total[name] += gradients.sum(0) / data.num_classes
+            shown.append(fake.flatten(0, 1))
+        images = run.gather(torch.cat(shown))
+        labels = torch.arange(data.num_classes, device=run.device).repeat_interleave(self.shown_ipc)
+        total = {name: run.sum(gradient) for name, gradient in total.items()}
+        distance = collective_distance(network, total, images, labels, self.distance)
+        run.backward(distance / run.world, pixels)  # every process has the whole distance, and gradients add up
 
     def warming_up(self, number: int, update: int) -> bool:
         """Say whether this update of network `number` matches class by class."""
