@@ -267,6 +267,18 @@ def test_half_of_the_batches_are_mirrored():
     assert 30 < sum(mirrored) < 70
 
 
+def test_the_curriculum_starts_anew_for_every_batch(open_run, tiny_images, teacher, monkeypatch):
+    asked, lowest = [], Crops.lowest
+
+    def watched(self, step, steps):
+        asked.append((step, steps))
+        return lowest(self, step, steps)
+
+    monkeypatch.setattr(Crops, "lowest", watched)
+    recovered(open_run, tiny_images(channels=3), CurriculumSynthesis, teacher=teacher, crops=Crops(curriculum="linear"))
+    assert asked == [(step, 5) for step in range(5)] * 2
+
+
 def test_cda_is_sre2l_with_a_curriculum(open_run, tiny_images, teacher):
     data = tiny_images(channels=3)
     assert CurriculumSynthesis().crops == Crops(curriculum="cosine", milestone=1.0)
