@@ -19,8 +19,9 @@ def statistics(artifact):
     """Mean, deviation and roughness of an artifact's tensors to 4 digits: the bits below differ between machines."""
     told = {}
     for name, tensor in artifact.tensors().items():
-        x = tensor.detach().double()
-        told[name] = [round(float(v), 4) for v in (x.mean(), x.std(correction=0), x.diff(dim=0).abs().mean())]
+        x = torch.atleast_1d(tensor.detach().double())
+        rough = x.diff(dim=0).abs().mean() if len(x) > 1 else x.new_zeros(())
+        told[name] = [round(float(v), 4) for v in (x.mean(), x.std(correction=0), rough)]
     return told
 
 

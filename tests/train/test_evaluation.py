@@ -114,6 +114,7 @@ def test_soft_labels_train_too(splits):
     [
         ("dc", (300, "none", 256), ConvNet(depth=3, width=128)),
         ("dsa", (1000, "dsa", 256), ConvNet(depth=3, width=128)),
+        ("mtt", (1000, "dsa", 256), ConvNet(depth=3, width=128)),
         ("datm", (1000, "dsa", 128), ConvNet(depth=3, width=128)),
         ("datadam", (1800, "dsa", 64), ConvNet(depth=3, width=128)),
         ("fyi", (1000, "dsa-always-flip", 256), ConvNet(depth=3, width=128)),
@@ -146,7 +147,7 @@ def test_benchmarks_make_their_passes_and_drop_the_rate_half_way(name, passes, a
 
 def test_every_protocol_is_held_to_the_card():
     benchmarks = {"dcbench", "dcbench-dsa", "ddranking"}
-    assert set(PROTOCOLS) == {"dc", "dsa", "datm", "datadam", "fyi", "small", "small-fyi", *benchmarks}
+    assert set(PROTOCOLS) == {"dc", "dsa", "mtt", "datm", "datadam", "fyi", "small", "small-fyi", *benchmarks}
 
 
 @pytest.mark.parametrize(
