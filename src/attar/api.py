@@ -190,8 +190,8 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             live.first(lambda: _report(folder, splits))
             record = _read(folder, "run.json")
     except AttarError:
-        if missing and not (folder / "checkpoints").exists() and not (folder / "artifact").exists():
-            _remove(missing)  # nothing was made yet: leave nothing behind
+        if missing:
+            _remove(missing)
         raise
     return RunResult(artifact, folder, record["fingerprint"], record["seconds"], record["state"], reused=False)
 
@@ -205,8 +205,17 @@ def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:
 
 
 def _remove(paths: Sequence[Path]) -> None:
-    """Remove a run folder, and of the folders above that were made for it those that nothing else has filled."""
-    shutil.rmtree(paths[0], ignore_errors=True)
+    """Remove a run folder in which nothing was made yet, and of the folders above it those that were made for it.
+
+    Another process may have started in it meanwhile, which then holds its lock: what is in there is that one's.
+    """
+    from attar.run import guards
+
+    folder = paths[0]
+    if folder.exists():
+        with contextlib.suppress(AttarError), guards.locked(folder):
+            if not (folder / "checkpoints").exists() and not (folder / "artifact").exists():
+                shutil.rmtree(folder, ignore_errors=True)
     for path in paths[1:]:
         with contextlib.suppress(OSError):
             path.rmdir()
@@ -220,7 +229,7 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
         raise AttarError(f"{folder} is a file; choose another folder with out=FOLDER")
     there = _read(folder, "recipe.json", None)
     if there is None:
-        if any(item.name != ".lock" for item in folder.iterdir()):
+        if not all(_is_beginning(item) for item in folder.iterdir()):
             raise AttarError(f"{folder} exists and is no run folder; choose another with out=FOLDER")
         return
     if there.get("hash") == recipe.hash:
@@ -235,6 +244,12 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
     differing = [key for key in new if key in old and old[key] != new[key]]
     detail = f" ({differing[0]}: {old[differing[0]]!r} there, {new[differing[0]]!r} now)" if differing else ""
     raise RecipeError(f"{folder} holds a run of another recipe{detail}; choose another folder with out=FOLDER")
+
+
+def _is_beginning(item: Path) -> bool:
+    """Say whether a file is what a run killed before it wrote its recipe leaves: a lock, an empty log, a file aside."""
+    empty_log = item.name == "metrics.jsonl" and item.stat().st_size == 0
+    return item.name == ".lock" or empty_log or (item.name.startswith(".recipe.json.") and item.suffix == ".tmp")
 
 
 def _artifact(target: Any, data: Any) -> tuple[Any, Any]:

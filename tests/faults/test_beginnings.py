@@ -1,0 +1,54 @@
+"""The first moments of a run: another process that is refused takes nothing away, and a kill leaves no dead end."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+import tiny
+from attar import api
+from attar.errors import AttarError
+from attar.run import Run, guards
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+    return {**tiny.settings("random"), "data": tiny.write_data(tmp_path / "data.npz"), "out": tmp_path / "new" / "run"}
+
+
+def test_a_process_that_is_refused_leaves_the_folder_to_the_one_that_works_in_it(settings, monkeypatch):
+    """Both saw no folder; the other one has made it since and holds its lock, but has saved nothing yet."""
+    folder = settings["out"]
+    enter = Run.__enter__
+    with contextlib.ExitStack() as other:
+
+        def enter_second(run):
+            folder.mkdir(parents=True)
+            other.enter_context(guards.locked(folder))
+            (folder / "metrics.jsonl").touch()
+            return enter(run)
+
+        monkeypatch.setattr(Run, "__enter__", enter_second)
+        with pytest.raises(AttarError, match="another process is working in"):
+            api.run("random", **settings)
+        assert (folder / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("left", [[".lock"], [".lock", "metrics.jsonl", ".recipe.json.17.tmp"]])
+def test_a_run_killed_before_it_wrote_its_recipe_starts_again(settings, left):
+    settings["out"].mkdir(parents=True)
+    for name in left:
+        (settings["out"] / name).touch()
+    assert api.run_result("random", **settings).state == "finished"
+    assert not list(settings["out"].glob(".*.tmp"))
+
+
+def test_a_folder_with_anything_else_is_still_refused(settings):
+    settings["out"].mkdir(parents=True)
+    (settings["out"] / "metrics.jsonl").write_text("mine\n")
+    with pytest.raises(AttarError, match="is no run folder"):
+        api.run("random", **settings)
+    assert (settings["out"] / "metrics.jsonl").read_text() == "mine\n"
