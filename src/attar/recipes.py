@@ -86,7 +86,7 @@ def make(id: str, settings: Mapping[str, Any]) -> Recipe:
         seed=_whole("seed", reserved.get("seed", 0)),
         copy=_whole("copy", reserved.get("copy", 0)),
         inputs=given,
-        out=Path(reserved["out"]) if "out" in reserved else None,
+        out=_folder(reserved.get("out")),
         time=_seconds(reserved.get("time")),
         plan={key: reserved[key] for key in ("threads", "device", "precision") if key in reserved},
     )
@@ -207,6 +207,12 @@ def _whole(name: str, value: Any) -> int:
     if number < 0 or str(number) != str(value).strip():
         raise RecipeError(f"{name}={value!r} is not a whole number from 0 up")
     return number
+
+
+def _folder(value: Any) -> Path | None:
+    if value is not None and not isinstance(value, str | Path):
+        raise RecipeError(f"out={value!r} is not the name of a folder")
+    return None if value is None else Path(value)
 
 
 def _seconds(value: Any) -> float | None:

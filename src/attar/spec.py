@@ -118,7 +118,7 @@ def build(
     name = name or cls.__name__
     layers: list[Mapping[str, Any]] = []
     if preset is not None:
-        layers.append(preset_values(cls, preset, name))
+        layers.append(preset_values(cls, preset, name, {**(base or {}), **(overrides or {})}))
     layers += [base or {}, overrides or {}]
     defaults = {f.name: f.default for f in fields(cls)}
     defaults |= {key: _changes(defaults[key]) for key in methods_in(cls)}
@@ -179,13 +179,25 @@ def methods_in(cls: Any) -> list[str]:
     return [name for name, info in cls.__pydantic_fields__.items() if _BY_ID in info.metadata]
 
 
-def preset_values(cls: Any, preset: str, name: str | None = None) -> Mapping[str, Any]:
-    """Return the overrides that a preset stands for; `paper` is the defaults unless the class says otherwise."""
+def preset_values(
+    cls: Any, preset: str, name: str | None = None, given: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """Return the overrides that a preset stands for; `paper` is the defaults unless the class says otherwise.
+
+    An entry named `field=value` holds overrides for the case that the field has that value, among `given` or else in
+    the preset or by default: `{"steps": 20, "ipc=1": {"steps": 150}}`.
+    """
     presets: Mapping[str, Mapping[str, Any]] = {"paper": {}, **getattr(cls, "presets", {})}
     if preset not in presets:
         hint = did_you_mean(preset, presets)
         raise RecipeError(f"'{name or cls.__name__}' has no preset '{preset}'{hint} It has: {', '.join(presets)}")
-    return presets[preset]
+    values = {key: value for key, value in presets[preset].items() if "=" not in key}
+    known = {**{f.name: f.default for f in fields(cls)}, **values, **(given or {})}
+    for case in presets[preset].keys() - values.keys():
+        field, _, wanted = case.partition("=")
+        if str(known[field]) == wanted:
+            values = {**values, **presets[preset][case]}
+    return values
 
 
 def field_notes(cls: type) -> dict[str, str]:
@@ -246,7 +258,7 @@ def _explain(error: ValidationError, name: str, values: Mapping[str, Any]) -> st
     """Say which field is wrong, what was expected and what came."""
     lines = []
     for problem in error.errors(include_url=False):
-        tags = {value.get("kind") for value in values.values() if isinstance(value, Mapping)}
+        tags = {str(value.get("kind")) for value in values.values() if isinstance(value, Mapping)}
         where = ".".join(str(part) for part in problem["loc"] if part not in tags)
         message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"field '{where}' of '{name}': {message[:1].lower()}{message[1:]}; got {problem['input']!r}")

@@ -96,6 +96,8 @@ class Artifact:
                 if old.exists() and not folder.exists():
                     old.replace(folder)
                 shutil.rmtree(aside, ignore_errors=True)
+                if old.is_symlink():
+                    old.unlink()  # what it led to is not ours
                 shutil.rmtree(old, ignore_errors=True)
         self.folder = folder
         return folder
@@ -130,26 +132,28 @@ def load(folder: str | Path) -> Any:
     if not (folder / "artifact.json").exists() and (folder / "artifact" / "artifact.json").exists():
         folder = folder / "artifact"
     head = folder / "artifact.json"
-    if not head.exists():
+    if not head.is_file():
         raise AttarError(f"{folder} holds no artifact (no artifact.json); name a run folder or an artifact folder")
     about = files.read_json(head)
-    if not isinstance(about, dict) or about.get("kind") not in KINDS:
-        kind = about.get("kind") if isinstance(about, dict) else None
+    kind = about.get("kind") if isinstance(about, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
         raise AttarError(f"{head} describes a {kind!r}; known kinds: {', '.join(KINDS)}. A newer attar may read it")
-    cls = _import(KINDS[about["kind"]])
+    cls = _import(KINDS[kind])
     if not isinstance(about.get("format"), int) or about["format"] > cls.format:
         raise AttarError(f"{head} has format {about.get('format')}, newer than {cls.format}: update attar to read it")
     path = folder / "tensors.safetensors"
     stored = about.get("tensors")
-    if not path.exists() or not isinstance(stored, dict) or files.sha256(path) != stored.get("sha256"):
+    if not path.is_file() or not isinstance(stored, dict) or files.sha256(path) != stored.get("sha256"):
         raise DamagedFile(
             f"{path} is missing or does not match the checksum in artifact.json: it was changed or damaged"
         )
     try:
         artifact = cls.rebuild(about, files.load_tensors(path))
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise DamagedFile(f"{head} does not describe a {about['kind']}: {error!r}") from None
-    artifact.parents = dict(about.get("parents", {}))
+        artifact.parents = dict(about.get("parents", {}))
+    except DamagedFile:
+        raise
+    except (ArithmeticError, AttarError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{head} does not describe a {kind}: {error!r}") from None
     artifact.folder = folder
     return artifact
 

@@ -153,6 +153,7 @@ class DistilledSet(Artifact):
     @classmethod
     def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Return the set that was saved."""
+        _check(about, tensors["images"], tensors["labels"])
         state = {name.removeprefix("whitening."): t for name, t in tensors.items() if name.startswith("whitening.")}
         like = Images(
             pixels=torch.zeros(0, about["channels"], about["size"], about["size"], dtype=torch.uint8),
@@ -174,3 +175,22 @@ class DistilledSet(Artifact):
         columns = min(self.ipc, 20)
         shown = self.by_class(self.pixels())[:, :columns].flatten(0, 1)
         contact_sheet(shown, columns=columns).save(path)
+
+
+def _check(about: Mapping[str, Any], images: Tensor, labels: Tensor) -> None:
+    """Refuse tensors that are not the images and labels they are said to be.
+
+    Raises:
+        ValueError: a type, a shape or a label does not fit.
+    """
+    channels, size, classes = about["channels"], about["size"], len(about["classes"])
+    if images.dtype != torch.float32 or images.shape[1:] != (channels, size, size):
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}, not float32 [N, {channels}, {size}, {size}]")
+    if len(about["mean"]) != channels or len(about["std"]) != channels:
+        raise ValueError(f"mean and std do not have {channels} channels")
+    if labels.dim() == 1:
+        fit = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < classes)).all())
+    else:
+        fit = labels.is_floating_point() and labels.shape[1:] == (classes,)
+    if not fit:
+        raise ValueError(f"labels {labels.dtype} {list(labels.shape)} are not of {classes} classes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from attar.artifacts.base import Artifact
@@ -57,5 +58,9 @@ class Selection(Artifact):
     @classmethod
     def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Return the selection that was saved."""
-        weights, scores = tensors.get("weights"), tensors.get("scores")
-        return cls(tensors["indices"], about["of"], about["source"], weights=weights, scores=scores)
+        indices, weights, scores = tensors["indices"], tensors.get("weights"), tensors.get("scores")
+        if indices.dtype != torch.int64 or indices.dim() != 1 or bool((indices < 0).any()):
+            raise ValueError("indices are not a list of positions")
+        if weights is not None and weights.shape != indices.shape:
+            raise ValueError(f"{tuple(weights.shape)} weights of {len(indices)} indices")
+        return cls(indices, about["of"], about["source"], weights=weights, scores=scores)

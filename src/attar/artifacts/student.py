@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -50,8 +51,19 @@ class Student(Artifact):
 
     @classmethod
     def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the network and load its weights."""
+        """Build the network around its weights.
+
+        It is built on no memory, so that a file that claims a huge network takes none.
+
+        Raises:
+            ValueError: a weight has another type than the network's.
+            RuntimeError: the weights are not those of the network.
+        """
         net = TypeAdapter(Net).validate_python(about["net"])
-        module = net.build(about["channels"], about["size"], len(about["classes"]))
-        module.load_state_dict(dict(tensors))
+        with torch.device("meta"):
+            module = net.build(about["channels"], about["size"], len(about["classes"]))
+        for name, expected in module.state_dict().items():
+            if name in tensors and tensors[name].dtype != expected.dtype:
+                raise ValueError(f"'{name}' is {tensors[name].dtype}, not {expected.dtype}")
+        module.load_state_dict(dict(tensors), assign=True)
         return cls(module.eval(), net, about["channels"], about["size"], tuple(about["classes"]))

@@ -98,6 +98,10 @@ class Trajectories(Artifact):
         made = cls.__new__(cls)
         Artifact.__init__(made)
         made.experts = [tensors[name] for name in sorted(tensors)]
+        if {(expert.shape, expert.dtype, expert.dim()) for expert in made.experts} != {
+            (made.experts[0].shape, torch.float32, 2)
+        }:
+            raise ValueError("experts are not float32 tensors of one shape [epochs + 1, P]")
         made.net = TypeAdapter(Net).validate_python(about["net"])
         made.channels, made.size, made.classes = about["channels"], about["size"], tuple(about["classes"])
         made.of, made.source = about["of"], about["source"]

@@ -60,7 +60,7 @@ class ConvNet:
     """`depth` blocks of 3×3 convolution, norm, activation and 2×2 pooling, then one linear layer (arXiv 2006.05929)."""
 
     kind: Literal["convnet"] = "convnet"
-    depth: int = Field(default=3, ge=1)  # blocks; the field takes 3 at 28 and 32 px, 4 at 64, 5 at 128
+    depth: int = Field(default=3, ge=1, le=64)  # blocks; the field takes 3 at 28 and 32 px, 4 at 64, 5 at 128
     width: int = Field(default=128, ge=1)  # channels of every block
     norm: Norm = "instance"
     activation: Activation = "relu"
@@ -100,7 +100,7 @@ class MLP:
 
     kind: Literal["mlp"] = "mlp"
     width: int = Field(default=128, ge=1)  # units of every hidden layer
-    depth: int = Field(default=2, ge=1)  # hidden layers
+    depth: int = Field(default=2, ge=1, le=64)  # hidden layers
 
     @property
     def minimum_size(self) -> int:

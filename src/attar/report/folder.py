@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,12 +71,12 @@ def read_curves(path: Path, problems: list[str]) -> list[Curve]:
         try:
             entry = json.loads(line)
             loop, step = str(entry.pop("loop", "")), float(entry.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             damaged += bool(line.strip()) and number < len(lines) - 1
             continue
         entry.pop("time", None)
         for name, value in entry.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
                 curve = curves.setdefault((loop, name), Curve(loop, name))
                 curve.steps.append(step)
                 curve.values.append(float(value))
@@ -89,7 +90,7 @@ def _read_json(path: Path, problems: list[str]) -> Mapping[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} could not be read ({error})")
         return {}
     if not isinstance(value, dict):

@@ -14,7 +14,12 @@ from attar.errors import AttarError
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; a second process refuses clearly, and a dead one's lock counts for nothing."""
+    """Hold the folder's lock; a second process refuses clearly, and a dead one's lock counts for nothing.
+
+    Raises:
+        AttarError: another process holds it, or a part of the folder lies elsewhere.
+    """
+    _refuse_links(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -27,6 +32,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a folder in which a name leads elsewhere: a run writes, cuts and removes what it finds there."""
+    for name in (".lock", "metrics.jsonl", "checkpoints", "artifact"):
+        if (folder / name).is_symlink():
+            raise AttarError(
+                f"{folder / name} is a link, and a run changes nothing outside of its folder; remove the link, or "
+                "choose another folder with out=FOLDER"
+            )
 
 
 @contextlib.contextmanager
