@@ -80,3 +80,12 @@ def test_reports_and_show_have_the_notes_of_what_is_inside():
     assert (shown["base"].default, shown["base"].type) == ("dm", "method")
     assert shown["base.ipc"].note == "images per class"
     assert catalogue.entry("fyi")["example"] == "attar run fyi data=fashion-mnist-mini base.ipc=10"
+
+
+def test_a_preset_may_differ_by_the_value_of_a_field():
+    from attar.methods.data.dc import GradientMatching
+
+    assert build(GradientMatching, preset="small").steps == 20
+    one = build(GradientMatching, {"ipc": "1"}, preset="small")
+    assert (one.steps, one.updates, one.epochs) == (150, 1, 0)
+    assert build(GradientMatching, {"ipc": 1, "steps": 7}, preset="small").steps == 7

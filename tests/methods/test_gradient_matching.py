@@ -267,7 +267,7 @@ def test_defaults_are_the_papers():
         assert method.optimizer == SGD(lr=0.1, momentum=0.5)
         assert method.net_optimizer == SGD(lr=0.01)
         assert method.net == ConvNet(depth=3, width=128)
-        assert set(method.presets["small"]) <= {"steps", "updates", "epochs", "real_batch", "net"}
+        assert set(method.presets["small"]) <= {"steps", "updates", "epochs", "real_batch", "net", "ipc=1"}
     assert (base.init, base.augment) == ("noise", "none")
     assert (siamese.init, siamese.augment) == ("real", "dsa")
     assert isinstance(base.path(100)[1], Training)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from attar import files
 from attar.errors import RecipeError
-from attar.spec import build, spec, to_json
+from attar.spec import build, fields, spec, to_json
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def choose(size: int = 0, overrides: Mapping[str, Any] | None = None) -> Plan:
     device = str(chosen.setdefault("device", default_device()))
     _check_device(device)
     row = next(r for r in _tables() if r["device"] == device.split(":", maxsplit=1)[0] and size <= r["max_size"])
-    values = {key: row[key] for key in COLUMNS}
+    values = {f.name: row.get(f.name, f.default) for f in fields(Plan) if f.name in COLUMNS}  # a table may be older
     cores = available_cores()
     values["threads"] = min(values["threads"], cores)
     values["workers"] = max(1, min(values["workers"], cores // values["threads"]))

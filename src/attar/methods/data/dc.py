@@ -70,7 +70,14 @@ class GradientMatching(Shown):
     version: ClassVar = 1
     schedule: ClassVar[Mapping[int, tuple[int, int]]] = SCHEDULE
     presets: ClassVar = {
-        "small": {"steps": 20, "updates": 10, "epochs": 10, "real_batch": 64, "net": {"depth": 2, "width": 32}},
+        "small": {
+            "steps": 20,
+            "updates": 10,
+            "epochs": 10,
+            "real_batch": 64,
+            "net": {"depth": 2, "width": 32},
+            "ipc=1": {"steps": 150, "updates": 1, "epochs": 0},  # as the paper: networks are matched where they start
+        },
     }
 
     ipc: int = Field(10, ge=1)  # images per class

@@ -46,7 +46,7 @@ class CollectiveMatching(GradientMatching):
 
     version: ClassVar = 1
     schedule: ClassVar = {**dc.SCHEDULE, 1: (10, 5)}
-    presets: ClassVar = {"small": {**GradientMatching.presets["small"], "warmup_share": 0.25}}
+    presets: ClassVar = {"small": {**GradientMatching.presets["small"], "warmup_share": 0.25, "ipc=1": {"epochs": 5}}}
 
     init: Literal["noise", "real"] = "real"
     warmup_networks: int = Field(250, ge=0)  # matched class by class in their first updates
