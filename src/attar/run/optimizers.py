@@ -88,10 +88,9 @@ class Constant:
 
 
 @spec
-class Cosine:
-    """Linear warm-up, then half a cosine from 1 down to `final`."""
+class Warmed:
+    """Linear warm-up, then a curve from 1 down to `final`."""
 
-    kind: Literal["cosine"] = "cosine"
     warmup: int = Field(0, ge=0)  # steps
     final: float = Field(0.0, ge=0)  # share of the learning rate at the last step
 
@@ -100,23 +99,29 @@ class Cosine:
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         progress = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return self.final + (1 - self.final) * self.left(progress)
+
+    def left(self, progress: float) -> float:
+        """Return how much is left, from 1 to 0, when a share of the steps behind the warm-up is done."""
+        return 1 - progress
 
 
 @spec
-class Linear:
+class Linear(Warmed):
     """Linear warm-up, then a straight line from 1 down to `final`."""
 
     kind: Literal["linear"] = "linear"
-    warmup: int = Field(0, ge=0)  # steps
-    final: float = Field(0.0, ge=0)  # share of the learning rate at the last step
 
-    def factor(self, step: int, steps: int) -> float:
-        """Return what the learning rate is multiplied by at `step` of `steps`."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        progress = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
-        return 1 + (self.final - 1) * progress
+
+@spec
+class Cosine(Warmed):
+    """Linear warm-up, then half a cosine from 1 down to `final`."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def left(self, progress: float) -> float:
+        """Return how much is left: half a cosine."""
+        return (1 + math.cos(math.pi * progress)) / 2
 
 
 @spec
