@@ -40,6 +40,7 @@ def work(id: str, settings: Mapping[str, Any], home: str, said: str, fault: Mapp
             turn_back_the_clock(seed)
         case {"loss": value, "nth": nth}:
             spoil_a_loss(value, nth, Path(said).with_suffix(".spoiled"))
+    Path(said).with_suffix(".ready").touch()
     cli.main(["run", id, *(f"{key}={_word(value)}" for key, value in settings.items())])
 
 

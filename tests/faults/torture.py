@@ -64,6 +64,7 @@ class Case:
     def start(self, fault: dict[str, Any] | None = None, said: str = "said.txt") -> Any:
         """Start the run in a process of its own, with a fault inside it or none."""
         tiny.one_worker(self.root / "home")
+        (self.root / said).with_suffix(".ready").unlink(missing_ok=True)
         settings = {**self.settings, "out": str(self.run)}
         arguments = (self.id, settings, str(self.root / "home"), str(self.root / said), fault or {})
         process = killable.context.Process(target=injected.work, args=arguments)
@@ -99,9 +100,9 @@ class Case:
         return record["fingerprint"], metrics
 
     def wait_until_it_works(self, process: Any) -> None:
-        """Return when the process has opened the run folder, or ended."""
+        """Return when the process has reached the command line's door, or ended."""
         until = time.monotonic() + PATIENCE_SECONDS
-        while process.is_alive() and not (self.run / "run.json").exists() and time.monotonic() < until:
+        while process.is_alive() and not (self.root / "said.ready").exists() and time.monotonic() < until:
             time.sleep(0.001)
 
 
