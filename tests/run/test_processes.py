@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributed
 
-from attar.run import SGD, Plan, Run
+from attar.run import SGD, Plan, Run, log
 
 
 def as_group(world, folder, function):
@@ -58,13 +58,24 @@ def spread(run):
 
 
 def lonely(run):
-    """Only the first process has work."""
+    """Only the last process has work: of one item it has the share."""
+    share = run.shard(1)
     w = run.learner("w", [torch.ones(2), torch.ones(1)], SGD(lr=0.5, weight_decay=0.1))
     for _ in run.loop("fit", 2):
-        if run.rank == 0:
+        if share.start < share.stop:
             run.backward(w.target[0].square().sum(), w)
         w.step()
     return torch.cat([t.detach() for t in w.target])
+
+
+def alike(run):
+    """A method that knows nothing of processes: each computes the whole, and the log holds it once."""
+    w = run.learner("w", torch.ones(2), SGD(lr=0.5, momentum=0.9))
+    for _ in run.loop("fit", 3):
+        run.backward((X[:1] @ w.target - 1).square().mean(), w)
+        run.backward((X[1:] @ w.target - 1).square().mean(), w)
+        w.step()
+    return w.target.detach()
 
 
 def parts(run):
@@ -73,13 +84,19 @@ def parts(run):
     return torch.cat([torch.tensor([run.rank, run.world, len(mine)]), run.gather(mine)])
 
 
-@pytest.mark.parametrize("function", [descend, spread, lonely])
+@pytest.mark.parametrize("function", [descend, spread, lonely, alike])
 def test_two_processes_compute_what_one_does(tmp_path, start, function):
-    with start() as run:
+    with start("alone") as run:
         alone = function(run)
     together = as_group(2, tmp_path, function)
     assert torch.equal(together[0], together[1])
     assert torch.allclose(together[0], alone, atol=1e-6)
+    logged = [
+        [value for record in log.read(folder / "metrics.jsonl") for key, value in record.items() if key != "time"]
+        for folder in (tmp_path / "run", tmp_path / "alone")
+    ]
+    for mine, theirs in zip(*logged, strict=True):
+        assert mine == (theirs if isinstance(theirs, str) else pytest.approx(theirs, rel=1e-5))
 
 
 def test_shards_cover_everything_once_in_order(tmp_path, start):

@@ -202,3 +202,21 @@ def test_run_json_tells_how_a_run_went(start, tmp_path):
     assert record["state"] == "finished"
     assert record["fingerprint"] == artifact.fingerprint
     assert record["provenance"]["versions"]["torch"] == torch.__version__
+
+
+@method
+class Nesting:
+    """Uses a shared stage."""
+
+    version: ClassVar = 1
+    presets: ClassVar = {"small": {}}
+
+    def __call__(self, run: Run) -> Selection:
+        return run.stage("teacher", Teacher())
+
+
+def test_a_shared_stage_inside_a_stage_belongs_to_the_copy_of_the_run(tmp_path):
+    for copy in (0, 2):
+        with Run(tmp_path / f"run {copy}", plan=Plan(), copy=copy) as run:
+            run.stage("nesting", Nesting(), seed=7)
+    assert CALLS == [0, 2]  # the second copy is not served with what the first one used

@@ -49,8 +49,11 @@ class Processes:
     """The part of a run that meets the other processes of its group.
 
     Convention: the loss of a run is the sum of its processes' losses. Each process computes its share, divided by
-    global counts, and `Learner.step` sums the gradients; nothing else does.
+    global counts, and `Learner.step` sums the gradients; nothing else does. A run that never asked for a share
+    (`shard`, `chunks`, `gather`) computes the whole in every process, and there the mean of the processes is taken.
     """
+
+    _shares = False  # whether this run ever asked for a share of the work
 
     @property
     def world(self) -> int:
@@ -98,6 +101,7 @@ class Processes:
         Differentiable: what the losses of all processes ask of this process's part is summed, so a loss that every
         process computes over the whole is to be divided by `world`. The parts may differ in n.
         """
+        self._shares = True
         if self.world == 1:
             return tensor
         with _meeting():
@@ -113,21 +117,23 @@ class Processes:
 
     def shard(self, count: int) -> slice:
         """Return this process's share of `count` items: the whole on one process."""
+        self._shares = True
         bounds = [count * rank // self.world for rank in range(self.world + 1)]
         return slice(bounds[self.rank], bounds[self.rank + 1])
 
     def sum_named(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Sum named numbers over processes; a name that a process lacks counts as zero there."""
+        """Sum the losses of processes by name (their mean where none is a share); a name that one lacks is zero there."""
         if self.world == 1:
             return numbers
         parts: list[Any] = [None] * self.world
         with _meeting():
             distributed.all_gather_object(parts, numbers)
         names = dict.fromkeys(name for part in parts for name in part)
-        return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+        copies = 1 if self._shares else self.world
+        return {name: sum(part.get(name, 0.0) for part in parts) / copies for name in names}
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Sum the gradients of parameters over processes, in place.
+        """Sum the gradients of parameters over processes, in place; their mean where none is of a share.
 
         A parameter that some processes have no gradient for (an empty share) counts as zero there; one that none has a
         gradient for stays without.
@@ -147,6 +153,8 @@ class Processes:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         with _meeting():
             distributed.all_reduce(flat)
+        if not self._shares:
+            flat /= self.world
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

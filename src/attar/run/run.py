@@ -341,7 +341,8 @@ class Run(Processes):
         Networks with batch statistics (`whole`) get all classes at once, in the first process: a batch of one class
         would cancel its mean.
         """
-        mine = range(classes)[self.shard(classes)] if not whole else range(classes if self.rank == 0 else 0)
+        share = self.shard(classes)
+        mine = range(classes)[share] if not whole else range(classes if self.rank == 0 else 0)
         fitting = [d for d in range(1, len(mine) + 1) if len(mine) % d == 0 and d * images_per_class <= self.plan.chunk]
         size = classes if whole else max(fitting, default=1)
         for start in range(mine.start, mine.stop, size):
@@ -393,7 +394,7 @@ class Run(Processes):
             return fan_out(name, function, list(items), workers=self.plan.workers, threads=self.plan.threads)
 
     def child(self, folder: Path, *, seed: int, recipe: str, title: str, scope: Sequence[str]) -> Run:
-        """Return a run inside this one: same plan, what is left of the time budget."""
+        """Return a run inside this one: same plan and copy, what is left of the time budget."""
         left = None if self._time is None else max(0.0, self._time - (time.monotonic() - self._began))
         return Run(
             folder,
@@ -401,6 +402,7 @@ class Run(Processes):
             plan=self.plan,
             recipe=recipe,
             time=left,
+            copy=self.copy,
             checkpoint_seconds=self._checkpoint_seconds,
             title=title,
             scope=scope,
