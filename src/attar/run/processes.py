@@ -122,7 +122,7 @@ class Processes:
         return slice(bounds[self.rank], bounds[self.rank + 1])
 
     def sum_named(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Sum the losses of processes by name (their mean where none is a share); a name that one lacks is zero there."""
+        """Sum losses by name over processes (their mean where none is a share); a name that one lacks is zero there."""
         if self.world == 1:
             return numbers
         parts: list[Any] = [None] * self.world

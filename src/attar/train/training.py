@@ -95,9 +95,9 @@ def shared_loss(run: Processes, module: nn.Module, images: Tensor, labels: Tenso
     Each process takes its rows. Where a network has batch statistics every process takes the whole batch, so that a
     sample meets the same batch as on one process.
     """
+    rows = run.shard(len(images))
     if run.world == 1 or nets.batch_statistics(module):
         return batch_loss(module, images, labels) / run.world
-    rows = run.shard(len(images))
     return batch_loss(module, images[rows], labels[rows], reduction="sum") / len(images)
 
 
