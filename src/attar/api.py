@@ -167,6 +167,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     _check_folder(folder, recipe)
     record = _read(folder, "run.json", {})
     if record.get("state") == "finished":
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
         return RunResult(load(folder), folder, record["fingerprint"], record["seconds"], "finished", reused=True)
     resolved, splits = recipes.resolve(recipe)
     size = splits.train.size if splits is not None else 0
