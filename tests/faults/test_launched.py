@@ -56,6 +56,18 @@ RUNS = {
         *NET,
     ],
     "herding": ["herding", DATA, "ipc=2", "epochs=1", *NET],
+    "mtt": [
+        "mtt",
+        DATA,
+        "ipc=1",
+        "steps=3",
+        "student_steps=2",
+        "expert_epochs=1",
+        'window={"first": 0, "stop": 1}',
+        "experts.count=1",
+        "experts.epochs=2",
+        *NET,
+    ],
 }
 
 
