@@ -168,6 +168,8 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     record = _read(folder, "run.json", {})
     if record.get("state") == "finished":
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
+        if not (folder / "report.html").exists():
+            _complete(folder, recipe)
         return RunResult(load(folder), folder, record["fingerprint"], record["seconds"], "finished", reused=True)
     resolved, splits = recipes.resolve(recipe)
     size = splits.train.size if splits is not None else 0
@@ -203,6 +205,15 @@ def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:
 
     files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
     plan.store(folder, chosen)
+
+
+def _complete(folder: Path, recipe: recipes.Recipe) -> None:
+    """Write the report of a run that was killed when all but its report was done; another process may be at it."""
+    from attar.run import guards
+
+    with contextlib.suppress(AttarError), guards.locked(folder):
+        files.remove_leftovers(folder)
+        _report(folder, recipes.resolve(recipe)[1])
 
 
 def _remove(paths: Sequence[Path]) -> None:

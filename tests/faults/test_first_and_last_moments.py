@@ -1,4 +1,4 @@
-"""The first moments of a run: another process that is refused takes nothing away, and a kill leaves no dead end."""
+"""The first and the last moments of a run: who is refused takes nothing away, and a kill leaves no dead end."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def test_a_process_that_is_refused_leaves_the_folder_to_the_one_that_works_in_it
         with pytest.raises(AttarError, match="another process is working in"):
             api.run("random", **settings)
         assert (folder / "metrics.jsonl").exists()
+
+
+def test_a_run_killed_while_it_wrote_its_report_gets_one_at_the_next_start(settings):
+    api.run("random", **settings)
+    (settings["out"] / "report.html").rename(settings["out"] / ".report.html.17.tmp")
+    assert api.run_result("random", **settings).reused
+    assert (settings["out"] / "report.html").exists()
+    assert not list(settings["out"].rglob(".*.tmp"))
 
 
 @pytest.mark.parametrize("left", [[".lock"], [".lock", "metrics.jsonl", ".recipe.json.17.tmp"]])
