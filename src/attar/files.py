@@ -122,6 +122,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        AttarError: the file system does not let folders be made there.
+    """
+    with explained(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            raise AttarError(f"{path} cannot be made: folders cannot be made there; choose another one") from None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed writer left aside in `folder` and below: files, and folders of artifacts."""
     for leftover in list(folder.rglob(".*.tmp")):

@@ -127,7 +127,7 @@ def build(
         for key, value in _nested(layer).items():
             if key not in defaults:
                 hint = did_you_mean(key, defaults)
-                raise RecipeError(f"'{name}' has no field '{key}'{hint} 'attar show {name}' lists its fields")
+                raise RecipeError(f"'{name}' has no field '{key}'{hint}{_where_to_look(name, 'its fields')}")
             values[key] = _merge(values.get(key, defaults[key]), value)
     for key in methods_in(cls):
         if isinstance(chosen := values.get(key, defaults[key]), Mapping):
@@ -254,6 +254,12 @@ def _merge(current: Any, new: Any) -> Any:
     return {**current, **{key: _merge(current.get(key), value) for key, value in new.items()}}
 
 
+def _where_to_look(name: str, what: str) -> str:
+    """Name the command that explains a system; a spec that is none (a plan, a protocol) has no such page."""
+    known = any(row.id == name for row in ledger.rows())
+    return f" 'attar show {name}' lists {what}" if known else ""
+
+
 def _explain(error: ValidationError, name: str, values: Mapping[str, Any]) -> str:
     """Say which field is wrong, what was expected and what came."""
     lines = []
@@ -262,7 +268,7 @@ def _explain(error: ValidationError, name: str, values: Mapping[str, Any]) -> st
         where = ".".join(str(part) for part in problem["loc"] if part not in tags)
         message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"field '{where}' of '{name}': {message[:1].lower()}{message[1:]}; got {problem['input']!r}")
-    return "; ".join(lines) + f". 'attar show {name}' lists fields, units and ranges"
+    return "; ".join(lines) + "." + _where_to_look(name, "fields, units and ranges")
 
 
 Method = Callable[..., Any]  # a method's instance: `method(run, *, inputs…) -> artifact`

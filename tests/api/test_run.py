@@ -259,3 +259,17 @@ def test_a_recipe_that_is_none_is_refused(text, message, empty_folder):
 def test_a_missing_recipe_is_refused():
     with pytest.raises(RecipeError, match=r"no\.yaml cannot be read"):
         api.run_result("no.yaml")
+
+
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "run", "/dev/null/run"):
+        with pytest.raises(AttarError, match="run"):
+            api.run("random", data="digits", out=place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_mistake_in_the_plan_names_no_page_that_is_not_there(tmp_path):
+    with pytest.raises(RecipeError, match="threads") as refused:
+        api.run("random", data="digits", out=tmp_path / "run", threads=0)
+    assert "attar show" not in str(refused.value)

@@ -101,7 +101,7 @@ class Run(Processes):
 
     def _prepare(self, exits: contextlib.ExitStack) -> None:
         """Make and lock the folder, and remove what killed writers left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.folder)
         exits.enter_context(guards.locked(self.folder))
         files.remove_leftovers(self.folder)
         files.remove_leftovers(self.folder / "checkpoints")
