@@ -158,7 +158,7 @@ def doctor(*, calibrate: bool = False) -> dict[str, Any]:
 def _run_one(recipe: recipes.Recipe) -> RunResult:
     """Report a finished run, go on with an unfinished one, or start."""
     from attar.artifacts import load
-    from attar.run import Run, plan
+    from attar.run import Run, plan, signals
     from attar.run.processes import join
     from attar.run.stage import execute
 
@@ -190,7 +190,8 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
         ) as live:
             live.first(lambda: _describe(folder, recipe, chosen))
             artifact = execute(live, recipe.method, resolved)
-            live.first(lambda: _report(folder, splits))
+            with signals.deferred():  # the template engine takes an exception inside of it for an error of the template
+                live.first(lambda: _report(folder, splits))
             record = _read(folder, "run.json")
     except AttarError:
         if missing:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 
 import pytest
 
 import tiny
 from attar import api
-from attar.errors import AttarError
+from attar.errors import AttarError, Interrupted
 from attar.run import Run, guards
 
 
@@ -43,6 +45,20 @@ def test_a_run_killed_while_it_wrote_its_report_gets_one_at_the_next_start(setti
     assert api.run_result("random", **settings).reused
     assert (settings["out"] / "report.html").exists()
     assert not list(settings["out"].rglob(".*.tmp"))
+
+
+def test_a_signal_that_comes_while_the_report_is_written_waits_for_it(settings, monkeypatch):
+    report = api._report
+
+    def report_under_a_signal(folder, data):
+        os.kill(os.getpid(), signal.SIGINT)
+        report(folder, data)
+
+    monkeypatch.setattr(api, "_report", report_under_a_signal)
+    with pytest.raises(Interrupted):
+        api.run("random", **settings)
+    assert (settings["out"] / "report.html").exists()
+    assert api.run_result("random", **settings).reused
 
 
 @pytest.mark.parametrize("left", [[".lock"], [".lock", "metrics.jsonl", ".recipe.json.17.tmp"]])
