@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from attar.data.augment import DSA, View, augmentation
     from attar.data.images import Images
     from attar.data.plans import EpochPlan, ShardPlan, Source
-    from attar.data.sources import Splits, load, resolve
+    from attar.data.sources import load, resolve
+    from attar.data.splits import Splits
     from attar.data.uri import uri_slug
     from attar.data.whitening import ZCA
 
@@ -24,7 +25,7 @@ _HOMES = {
     "EpochPlan": "plans",
     "ShardPlan": "plans",
     "Source": "plans",
-    "Splits": "sources",
+    "Splits": "splits",
     "load": "sources",
     "resolve": "sources",
     "uri_slug": "uri",

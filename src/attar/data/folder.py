@@ -10,7 +10,7 @@ from PIL import Image
 
 from attar.data.arrays import from_arrays
 from attar.data.images import Images
-from attar.data.sources import Splits, paired
+from attar.data.splits import Splits, paired
 from attar.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -15,7 +15,7 @@ from attar.data.arrays import from_arrays
 from attar.data.constants import BY_NAME
 from attar.data.folder import FORMATS, decode
 from attar.data.images import Images
-from attar.data.sources import Splits, paired
+from attar.data.splits import Splits, paired
 from attar.errors import DataError, did_you_mean
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixels", "picture")

@@ -15,7 +15,7 @@ import numpy as np
 from attar.data.arrays import from_arrays
 from attar.data.constants import BY_NAME, FASHION_MNIST, FASHION_MNIST_CLASSES, Constants
 from attar.data.images import Images
-from attar.data.sources import Splits, paired
+from attar.data.splits import Splits, paired
 from attar.errors import DataError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

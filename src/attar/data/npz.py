@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from attar.data.arrays import from_arrays
-from attar.data.sources import Splits, paired
+from attar.data.splits import Splits, paired
 from attar.errors import DataError
 
 MAX_DEFLATE_RATIO = 1032  # deflate cannot expand a byte to more

@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from attar.data.arrays import from_arrays, measure, pool
 from attar.data.images import Images
-from attar.data.uri import DataURI, parse
+from attar.data.splits import Splits, drawn_test, paired
+from attar.data.uri import DataURI, existing, parse
 from attar.data.whitening import ZCA
 from attar.errors import DataError
-
-HELD_OUT = 1 / 6  # of every class; of Fashion-MNIST's training images that is 10,000, as many as its test set has
-HELD_OUT_SEED = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """What a source yields: training and test images in the same space, and a note where a split was made here."""
-
-    train: Images
-    test: Images
-    note: str = ""
-
-    def tuning(self, seed: int = 0) -> Splits:
-        """Return splits made of the training set alone, for code that tunes and must never see the test set.
-
-        The test set of the result is a stratified sixth of the training images, its training set the rest. Constants
-        and whitening stay those of the whole training set.
-        """
-        train, held_out = self.train.split(HELD_OUT, seed)
-        note = f"tuning: validation is {len(held_out)} of the {len(self.train)} training images, seed {seed}"
-        return Splits(train, held_out, note)
-
-    def to(self, device: Any) -> Splits:
-        """Return the splits on `device`."""
-        return Splits(self.train.to(device), self.test.to(device), self.note)
 
 
 def load(uri: str) -> Splits:
@@ -86,57 +56,6 @@ def resolve(given: Any) -> Splits:
         test = _images(given["test"]) if "test" in given else None
         return paired(_images(given["train"]), test)
     return drawn_test(_images(given))
-
-
-def drawn_test(images: Images) -> Splits:
-    """Split off a stratified sixth as test set; constants measured on all images are measured again on the rest.
-
-    Raises:
-        DataError: a class has fewer than two images.
-    """
-    train, test = images.split(HELD_OUT, HELD_OUT_SEED)
-    note = f"{images.source} has no test split: {len(test)} of its {len(images)} images drawn, seed {HELD_OUT_SEED}"
-    constants: dict[str, Any] = {}
-    if torch.equal(images.mean.cpu(), measure(images.pixels)[0].cpu()):
-        mean, std = measure(train.pixels)
-        constants = {"mean": mean, "std": std}
-    return Splits(dataclasses.replace(train, **constants), dataclasses.replace(test, **constants), note)
-
-
-def paired(train: Images, test: Images | None) -> Splits:
-    """Make splits of a source's own parts: the test images take over the training set's constants.
-
-    Raises:
-        DataError: the two differ in image shape or classes.
-    """
-    if test is None:
-        return drawn_test(train)
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        shapes = f"{list(train.pixels.shape[1:])} and {list(test.pixels.shape[1:])}"
-        raise DataError(f"training and test images of {train.source} differ in shape: {shapes}")
-    if train.classes != test.classes:
-        raise DataError(
-            f"training and test images of {train.source} have different classes: {train.classes}, {test.classes}"
-        )
-    return Splits(train, dataclasses.replace(test, mean=train.mean, std=train.std))
-
-
-def existing(uri: DataURI) -> Path:
-    """Return the path that a URI names.
-
-    Raises:
-        DataError: nothing is there, or it may not be read.
-    """
-    path = Path(uri.location).expanduser()
-    try:
-        found = path.exists()
-    except OSError as error:
-        raise DataError(f"data '{uri.text}' cannot be looked up: {error.strerror}") from None
-    if not found:
-        raise DataError(f"data '{uri.text}' looks for {path.absolute()}, and nothing is there")
-    if not os.access(path, os.R_OK):
-        raise DataError(f"data '{uri.text}' may not be read: no permission for {path.absolute()}")
-    return path
 
 
 def _with_options(splits: Splits, uri: DataURI) -> Splits:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from attar.errors import DataError, did_you_mean
 
@@ -54,6 +55,24 @@ def parse(uri: str) -> DataURI:
     if stream and kind not in STREAMED:
         raise DataError(f"option 'stream' in data '{uri}' is for {', '.join(STREAMED)}; {kind} is read into memory")
     return DataURI(uri.strip(), kind, location, size, zca, stream or kind in ("arrow", "wds"))
+
+
+def existing(uri: DataURI) -> Path:
+    """Return the path that a URI names.
+
+    Raises:
+        DataError: nothing is there, or it may not be read.
+    """
+    path = Path(uri.location).expanduser()
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise DataError(f"data '{uri.text}' cannot be looked up: {error.strerror}") from None
+    if not found:
+        raise DataError(f"data '{uri.text}' looks for {path.absolute()}, and nothing is there")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"data '{uri.text}' may not be read: no permission for {path.absolute()}")
+    return path
 
 
 def uri_slug(uri: str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from attar.data.arrays import from_arrays
 from attar.data.constants import FASHION_MNIST, FASHION_MNIST_CLASSES
 from attar.data.images import Images
-from attar.data.sources import Splits, paired
+from attar.data.splits import Splits, paired
 from attar.errors import DamagedFile
 
 SIDE = 28

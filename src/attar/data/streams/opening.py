@@ -16,12 +16,12 @@ from torch import Tensor
 from attar import files
 from attar.data.arrays import class_names
 from attar.data.hub import TEST_SPLITS, TRAIN_SPLITS
-from attar.data.sources import HELD_OUT, HELD_OUT_SEED, Splits, existing
+from attar.data.splits import HELD_OUT, HELD_OUT_SEED, Splits
 from attar.data.streams.pictures import Look
 from attar.data.streams.stored import Shards, StoredPixels, StreamedImages
 from attar.data.streams.tables import ArrowBlocks, RowGroups
 from attar.data.streams.webdataset import TarShards, shard_paths
-from attar.data.uri import DataURI
+from attar.data.uri import DataURI, existing
 from attar.errors import DamagedFile, DataError
 
 MEASURED = 10_000  # images that mean and standard deviation are measured on at most, drawn from a fixed seed …
