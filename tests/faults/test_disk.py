@@ -30,7 +30,7 @@ def run_dm(settings, home, *, limit=None, mortal=False):
 
 
 def _work(settings, home, limit, mortal, said):
-    os.environ.update(ATTAR_HOME=home, ATTAR_CHECKPOINT_SECONDS="0.05", ATTAR_PROGRESS="off")
+    os.environ.update(ATTAR_HOME=home, ATTAR_CHECKPOINT_SECONDS="0", ATTAR_PROGRESS="off")
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     import torch
 
