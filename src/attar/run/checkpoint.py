@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,23 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from attar import files
-from attar.errors import DamagedFile
+from attar.errors import DamagedFile, RecipeError
 from attar.run.progress import tell
 from attar.run.state import pack, unpack
 from attar.spec import digest
 
 FORMAT = 2
 KEEP = 2
+SECONDS = 30.0  # between two checkpoints of a loop
+
+
+def seconds_between() -> float:
+    """Return the seconds between two checkpoints of a loop: what ATTAR_CHECKPOINT_SECONDS says, else 30."""
+    told = os.environ.get("ATTAR_CHECKPOINT_SECONDS", str(SECONDS))
+    try:
+        return float(told)
+    except ValueError:
+        raise RecipeError(f"ATTAR_CHECKPOINT_SECONDS={told!r} is not a number of seconds") from None
 
 
 class Place(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from attar import files
-from attar.errors import Interrupted, RecipeError
+from attar.errors import Interrupted
 from attar.run import guards, keys, progress, signals
-from attar.run.checkpoint import Checkpoint, Checkpoints, Place
+from attar.run.checkpoint import Checkpoint, Checkpoints, Place, seconds_between
 from attar.run.learner import Decay, Learner, Target
 from attar.run.log import MetricsLog, SilentLog
 from attar.run.memory import keep_freed_memory
@@ -28,7 +28,6 @@ S = TypeVar("S", bound=Stateful)
 J = TypeVar("J", bound=bool | int | float | str | tuple[Any, ...] | list[Any] | dict[str, Any] | None)
 
 LOG_RECORDS = 250  # per loop
-CHECKPOINT_SECONDS = 30.0  # between two checkpoints of a loop, unless ATTAR_CHECKPOINT_SECONDS says otherwise
 
 
 class Run(Processes):
@@ -65,15 +64,15 @@ class Run(Processes):
         self.partial = False  # cut by the time budget: never cached, never part of a claim
         self.parents: dict[str, str] = {}  # stage name -> fingerprint of its artifact
         self._time = time
-        self._checkpoint_seconds = _checkpoint_seconds() if checkpoint_seconds is None else checkpoint_seconds
+        self._checkpoint_seconds = seconds_between() if checkpoint_seconds is None else checkpoint_seconds
         self._scope = list(scope)
         self._state: dict[str, Stateful] = {}
         self._loops: set[str] = set()
         self._loop: str | None = None
         self._step = 0
         self._log_due = False
-        self._record: dict[str, Any] = {}  # what this step logs
-        self._losses: dict[str, Any] = {}  # its losses, summed over chunks
+        self._record: dict[str, Any] = {}  # what this step logs, but for its losses
+        self._losses: dict[str, Any] = {}  # summed over chunks
         self._shown: dict[str, float] = {}  # what was logged last, for the progress bar
         self._finishing: str | None = None
         self._saved: Place | None = None
@@ -308,8 +307,7 @@ class Run(Processes):
     def backward(self, loss: Tensor | Mapping[str, Tensor], *learners: Learner) -> None:
         """Send the gradients of a scalar loss (or the sum of named terms) to these learners alone."""
         terms = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
-        total = torch.stack([term.reshape(()) for term in terms.values()]).sum() if len(terms) > 1 else None
-        total = next(iter(terms.values())) if total is None else total
+        total = functools.reduce(torch.add, terms.values())
         parameters = [p for learner in learners for p in learner.parameters]
         torch.autograd.backward(total, inputs=parameters)
         for name, term in terms.items():
@@ -332,8 +330,6 @@ class Run(Processes):
         """Seed the global generators for a step, or for the code after a loop or stage that may have been skipped."""
         name = f"globals of rank {self.rank}" + ("" if after is None else f" after {after}")
         keys.seed_globals(keys.key(self.seed, self._scope, name, counters))
-
-    # ------------------------------------------------------------------ plan
 
     def chunks(self, classes: int, images_per_class: int, *, whole: bool = False) -> Iterator[slice]:
         """Yield equal slices of this process's classes that the plan says go through a network together.
@@ -421,12 +417,3 @@ class Run(Processes):
 
 def _floats(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
-
-
-def _checkpoint_seconds() -> float:
-    """Return the seconds between two checkpoints."""
-    told = os.environ.get("ATTAR_CHECKPOINT_SECONDS", str(CHECKPOINT_SECONDS))
-    try:
-        return float(told)
-    except ValueError:
-        raise RecipeError(f"ATTAR_CHECKPOINT_SECONDS={told!r} is not a number of seconds") from None
