@@ -23,7 +23,7 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     accuracy = {arm["name"]: arm["accuracy"] for arm in outcome["arms"]}
     seconds = result.seconds + sum(arm["seconds"] * outcome["networks"] for arm in outcome["arms"])
-    summary = {**accuracy, "networks": outcome["networks"], "seconds": round(seconds, 1)}
+    summary = {**accuracy, "networks": outcome["networks"], "seconds": round(seconds, 3)}
     files.write_json(OUT / "summary.json", summary)
     _show(outcome)
     print(f"\nreport: {(OUT / 'report.html').resolve()}")
