@@ -21,12 +21,14 @@ Embed = Callable[[Tensor], Tensor]  # images [n, C, H, W] -> what is matched, [n
 
 
 @torch.no_grad()
-def class_means(embed: Embed, images: Tensor, count: int, chunk: int) -> Tensor:
-    """Return the mean embedding `[classes, features]` of class-major images `[classes · count, C, H, W]`.
+def class_means(embed: Embed, data: Images, real: Tensor, views: SiameseViews, classes: slice, *, some: int) -> Tensor:
+    """Return the mean embedding `[classes, features]` of the images at `real` `[all classes, n]`, without gradient.
 
-    No gradient is kept, so the images may go through the network `chunk` at a time, whatever their class.
+    `some` classes go through the network at a time: what is made just before is still in the cache.
     """
-    return torch.cat([embed(part) for part in images.split(chunk)]).unflatten(0, (-1, count)).mean(1)
+    parts = (slice(k, min(k + some, classes.stop)) for k in range(classes.start, classes.stop, some))
+    found = [embed(views(data.normalised(real[part]), part)).unflatten(0, (-1, real.shape[1])) for part in parts]
+    return torch.cat([embeddings.mean(1) for embeddings in found])
 
 
 @method
@@ -59,14 +61,14 @@ class DistributionMatching(Shown):
         images = self.steps * data.num_classes * (self.real_batch + self.shown_ipc)
         embed = run.compiled(self.embedding(network), images)
         whole = nets.batch_statistics(network)
+        some = data.num_classes if whole else max(1, run.plan.chunk // self.real_batch)
         for step in run.loop("match", self.steps):
             nets.reset(network, run.rng("net", step))
             real = data.draw(self.real_batch, run.rng("real", step), repeat=True)
             shape = synthetic.images.shape[1:]
             views = SiameseViews(self.augment, data.num_classes, shape, run.rng("augment", step))
             for part in run.chunks(data.num_classes, self.shown_ipc, whole=whole):
-                seen = views(data.normalised(real[part]), part)
-                mean = class_means(embed, seen, self.real_batch, chunk=len(seen) if whole else run.plan.chunk)
+                mean = class_means(embed, data, real, views, part, some=some)
                 fake = embed(views(self.shown(synthetic.by_class()[part]), part)).unflatten(0, (-1, self.shown_ipc))
                 run.backward(losses.squared_mean_distance(mean, fake.mean(1)), pixels)
             pixels.step()
