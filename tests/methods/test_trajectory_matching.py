@@ -16,7 +16,7 @@ class Shape:
     channels, size, num_classes = 1, 8, 3
 
 
-def problem(net, steps, *, soft=False, batch=None, augment="none", count=6, **student):
+def problem(net, steps, *, soft=False, batch=None, augment="none", count=6, mirror=False, **student):
     """Return the arguments of `match_segment` in float64: a segment whose target lies where real steps would go."""
     rng = torch.Generator().manual_seed(11)
     network = FlatNetwork(net, Shape)
@@ -25,7 +25,7 @@ def problem(net, steps, *, soft=False, batch=None, augment="none", count=6, **st
     labels = torch.randn(count, 3, generator=rng, dtype=torch.float64) if soft else torch.arange(count) % 3
     target = start + 0.05 * torch.randn(len(start), generator=rng, dtype=torch.float64)
     step_size = torch.tensor(student.pop("step_size", 0.05), dtype=torch.float64)
-    batches = walk(count, batch, steps, augment, (1, 8, 8), order=5, rng=rng)
+    batches = walk(count, batch, steps, augment, (1, 8, 8), order=5, rng=rng, mirror=mirror)
     return (
         Student(network, step_size, **student),
         start,
@@ -48,6 +48,7 @@ CASES = {
     "momentum": {"momentum": 0.9, "step_size": 0.01},
     "soft labels": {"soft": True},
     "batches and views": {"batch": 4, "augment": "dsa"},
+    "mirror images": {"batch": 4, "augment": "dsa", "mirror": True},
     "scaled loss": {"loss_scale": 1.3},
     "everything": {"momentum": 0.5, "soft": True, "batch": 4, "augment": "dsa", "loss_scale": 0.7},
 }

@@ -99,6 +99,7 @@ class TrajectoryMatching:
     perturbation: float = Field(0.0, ge=0)  # of the start's convolutions, relative (AST)
     net: Net = ConvNet(depth=3, width=128)
     augment: str = "dsa"  # image by image, of the student
+    mirror: bool = False  # half of a batch is the mirror images of the other half (FYI)
     experts: ExpertRecipe = ExpertRecipe()
 
     @model_validator(mode="after")
@@ -122,9 +123,9 @@ class TrajectoryMatching:
                 learned.assign(starting.logits_of(network, waypoints[-1].target, learned.images))
             scale = balance_factor(epoch, self.window.stop) if self.balanced else 1.0
             student = Student(network, learned.step_size, self.student_momentum, scale)
-            order, rng = run.key("order", step), run.rng("augment", step)
-            shape = synthetic.images.shape[1:]
-            batches = walk(len(synthetic), self.batch, self.student_steps, self.augment, shape, order=order, rng=rng)
+            told: dict[str, Any] = {"order": run.key("order", step), "rng": run.rng("augment", step)}
+            told |= {"shape": synthetic.images.shape[1:], "mirror": self.mirror}
+            batches = walk(len(synthetic), self.batch, self.student_steps, self.augment, **told)
             match = match_segment(
                 student,
                 start,

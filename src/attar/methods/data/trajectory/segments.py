@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field, model_validator
 
-from attar.data import augmentation
+from attar.data import View, augmentation
 from attar.data.plans import EpochPlan
 from attar.methods.data.trajectory.matching import Batch
 from attar.spec import spec
@@ -54,6 +54,7 @@ def walk(
     *,
     order: int,
     rng: torch.Generator,
+    mirror: bool = False,
 ) -> list[Batch]:
     """Return the batches of a student's steps: a random permutation of all images, cut up, and anew when used up.
 
@@ -65,11 +66,24 @@ def walk(
         shape: (C, H, W) of an image.
         order: key of the permutations.
         rng: of the augmentation.
+        mirror: half as many images a step, each once as it is and once mirrored, so that a step reads as many as
+            without; the views come on top (arXiv 2407.08113).
     """
-    plan = EpochPlan(count, min(batch or count, count), order)
+    size = min(batch or count, count)
+    plan = EpochPlan(count, max(1, size // 2) if mirror else size, order)
     drawn = augmentation(augment)
     batches = []
     for step in range(steps):
         indices = plan.indices(step)
-        batches.append(Batch(indices, drawn.draw(len(indices), shape, rng)))
+        if mirror:
+            view = drawn.draw(2 * len(indices), shape, rng)
+            batches.append(Batch(torch.cat([indices, indices]), _behind_mirrors(view, len(indices))))
+        else:
+            batches.append(Batch(indices, drawn.draw(len(indices), shape, rng)))
     return batches
+
+
+def _behind_mirrors(view: View, count: int) -> View:
+    """Return the view of `2 · count` images that mirrors the second half before all else."""
+    mirrored = torch.arange(2 * count) >= count
+    return View((("flip", {"mirrored": mirrored}), *view.operations))
