@@ -12,7 +12,7 @@ from attar.data.soft_labels.views import crop
 from attar.errors import AttarError, RecipeError
 from attar.methods.data.hello import CROPS, LabelLightening, easiest_crops, projector_of
 from attar.methods.data.recovery import encoder as encoders
-from attar.methods.data.recovery.encoder import ClipEncoder, NetworkEncoder, class_means, opened, turned
+from attar.methods.data.recovery.encoder import ClipEncoder, NetworkEncoder, class_means, encoder_of, turned
 from attar.methods.data.recovery.projector import ProjectedLoss, Projector, projection_loss
 from attar.nets import ConvNet, fresh
 from attar.run import Adam
@@ -138,7 +138,8 @@ def test_the_method_runs_on_a_clip_and_needs_no_stored_head(open_run, tiny_image
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder: words)
     with open_run() as run:
         made = LabelLightening(**FIELDS)(run, data=data, encoder=str(tmp_path / "clip"))
-        encoder = opened(run, data, str(tmp_path / "clip"), None, SHORT)
+    encoder = encoder_of(tmp_path / "clip", data)
+    assert (made.labellers, made.hints["encoder"]) == ([], str(tmp_path / "clip"))
     assert "head" not in made.factors
     assert made.projector["named"]
     updated = [name for name in made.factors if name.startswith("encoder.model.vision_model")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from attar.artifacts.base import Artifact
+from attar.artifacts.base import Artifact, load
+from attar.artifacts.student import Student
 from attar.data import ZCA, Images
+from attar.errors import AttarError, DamagedFile
 
 if TYPE_CHECKING:
     import datasets
@@ -38,6 +41,8 @@ class DistilledSet(Artifact):
         self.images, self.labels, self.hints = images, labels, dict(hints or {})
         self.classes, self.mean, self.std = like.classes, like.mean, like.std
         self.whitening, self.source = like.whitening, like.source
+        self._labellers: list[Student] | None = []  # none: on the disk, not read yet
+        self._labelled_by: list[str] = []  # their fingerprints
 
     @classmethod
     def from_real(cls, data: Images, ipc: int, rng: torch.Generator, **hints: Any) -> Self:
@@ -101,6 +106,34 @@ class DistilledSet(Artifact):
         shape = (1, -1, 1, 1)
         return (images * self.std.cpu().view(shape) + self.mean.cpu().view(shape)).clamp(0, 1)
 
+    # --------------------------------------------------------------- labellers
+
+    @property
+    def labellers(self) -> list[Student]:
+        """The networks that label what students are shown of this set; read from its folder when first asked for.
+
+        They lie beside the set and do not count into its fingerprint or bytes.
+
+        Raises:
+            DamagedFile: one is missing, damaged, or not the one the set was saved with.
+        """
+        if self._labellers is None:
+            if self.folder is None:
+                raise RuntimeError("this set was rebuilt without a folder; use attar.artifacts.load")
+            self._labellers = [_labeller(self.folder, n, known) for n, known in enumerate(self._labelled_by)]
+        return self._labellers
+
+    @labellers.setter
+    def labellers(self, students: Sequence[Student]) -> None:
+        self._labellers = list(students)
+        # a network that no spec builds again (a foreign module) cannot be stored, and stays in memory
+        self._labelled_by = [s.fingerprint for s in students] if all(s.storable for s in students) else []
+
+    def attach(self, folder: Path) -> None:
+        """Put the networks that label it into the artifact's folder."""
+        for number, student in enumerate(self.labellers if self._labelled_by else []):
+            copy.copy(student).save(folder / f"labeller-{number}")
+
     # ------------------------------------------------------------- other forms
 
     def dataset(self) -> TensorDataset:
@@ -148,6 +181,7 @@ class DistilledSet(Artifact):
             "space": "normalised" if self.whitening is None else "whitened",
             "source": self.source,
             "hints": self.hints,
+            **({"labellers": self._labelled_by} if self._labelled_by else {}),
         }
 
     @classmethod
@@ -164,7 +198,10 @@ class DistilledSet(Artifact):
             source=about["source"],
             whitening=ZCA.from_state(state) if state else None,
         )
-        return cls(tensors["images"], tensors["labels"], like, about["hints"])
+        made = cls(tensors["images"], tensors["labels"], like, about["hints"])
+        if labelled_by := [str(known) for known in about.get("labellers", ())]:
+            made._labellers, made._labelled_by = None, labelled_by
+        return made
 
     def preview(self, path: Path) -> None:
         """Write a sheet with one row a class, where channels make pictures."""
@@ -175,6 +212,19 @@ class DistilledSet(Artifact):
         columns = min(self.ipc, 20)
         shown = self.by_class(self.pixels())[:, :columns].flatten(0, 1)
         contact_sheet(shown, columns=columns).save(path)
+
+
+def _labeller(folder: Path, number: int, expected: str) -> Student:
+    path = folder / f"labeller-{number}"
+    try:
+        found = load(path)
+    except DamagedFile:
+        raise
+    except AttarError as error:
+        raise DamagedFile(f"a network that labels this set is missing: {error}") from None
+    if not isinstance(found, Student) or found.fingerprint != expected:
+        raise DamagedFile(f"{path} is not the network that this set was saved with")
+    return found
 
 
 def _check(about: Mapping[str, Any], images: Tensor, labels: Tensor) -> None:

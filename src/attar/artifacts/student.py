@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from attar.artifacts.base import Artifact
-from attar.nets import Net
+from attar.nets import NETS, Net
 from attar.spec import to_json
 
 
@@ -35,6 +35,11 @@ class Student(Artifact):
     def num_classes(self) -> int:
         """The number of outputs."""
         return len(self.classes)
+
+    @property
+    def storable(self) -> bool:
+        """Whether it can be saved and loaded back: a spec of ours builds its network."""
+        return isinstance(self.net, tuple({type(net) for net in NETS.values()}))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights and buffers."""

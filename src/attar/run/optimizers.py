@@ -61,13 +61,18 @@ class AdamW:
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    decays: Literal["all", "weights"] = "all"  # weights: no bias and no scale or shift of a norm, as SRe2L has it
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """Return the torch optimizer over `parameters`."""
+        """Return the torch optimizer over `parameters`; with `decays="weights"` it spares those of one dimension."""
         import torch
 
-        betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(parameters, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
+        betas, every = (self.beta1, self.beta2), list(parameters)
+        groups: list[dict[str, object]] = [{"params": every}]
+        if self.decays == "weights":
+            spared = [p for p in every if p.dim() < 2]
+            groups = [{"params": [p for p in every if p.dim() > 1]}, {"params": spared, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ class DirectedAdjustment(SqueezeRecover):
     """
 
     version: ClassVar = 1
+    protocol: ClassVar = "dwa"
     presets: ClassVar = {
         "small": {**SMALL, **DIRECTED},
         "cifar": {**CIFAR, **DIRECTED},

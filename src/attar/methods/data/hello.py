@@ -18,7 +18,7 @@ from attar.data.soft_labels import Views
 from attar.data.soft_labels.views import crop
 from attar.errors import RecipeError
 from attar.methods.data.pca import divides, mosaic
-from attar.methods.data.recovery.encoder import Encoder, class_means, opened
+from attar.methods.data.recovery.encoder import Encoder, class_means, encoder_of, known_encoder
 from attar.methods.data.recovery.projector import Projector, projection_loss
 from attar.nets import Net, ResNet18
 from attar.run import SGD, Adam, Cosine, Optimizer, Run
@@ -103,7 +103,8 @@ class LabelLightening:
         if self.candidates < count:
             raise RecipeError(f"{count} crops a class (ipc · tiles²) need as many candidates; got {self.candidates}")
         candidates = data.draw(max(count, min(self.candidates, *map(len, data.by_class))), run.rng("candidates"))
-        known = opened(run, data, encoder, self.stand_in, self.pretraining)
+        origin = known_encoder(run, data, encoder, self.stand_in, self.pretraining)
+        known = encoder_of(origin, data).to(run.device)
         weak = self.weak_teachers(run, data)
         projector, named = self.started(run, data, known)
         self.train(run, data, projector, weak)
@@ -114,7 +115,11 @@ class LabelLightening:
         ]
         labels = torch.arange(data.num_classes, device=run.device).repeat_interleave(self.ipc)
         images = mosaic(torch.cat(parts), self.tiles)
-        made = DistilledSet(images, labels, data, {"protocol": "dc", "tiles": self.tiles})
+        made = DistilledSet(images, labels, data, {"protocol": "hello", "tiles": self.tiles})
+        if isinstance(origin, Student):
+            made.labellers = [origin]
+        else:
+            made.hints["encoder"] = str(origin.resolve())  # public and large: named, not kept
         factors = projector.factors()
         if not named:
             factors["head"] = projector.directions

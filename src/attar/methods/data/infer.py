@@ -84,7 +84,9 @@ class FeatureCompensator(Recovery):
         known = [
             taught(run, data, None, net, self.squeeze, name=f"teacher {number}") for number, net in enumerate(self.nets)
         ]
-        return self.compensate(run, data, known)
+        made = self.compensate(run, data, known)
+        made.labellers = known
+        return made
 
     def compensate(self, run: Run, data: Images, known: list[Student]) -> DistilledSet:
         """Return the set composed with networks that are already trained."""
@@ -115,7 +117,7 @@ class FeatureCompensator(Recovery):
         images = torch.cat([real, valid(data, sums.flatten(0, 1)).view_as(sums)], 1).flatten(0, 1)
         labels = torch.arange(count, device=real.device).repeat_interleave((len(networks) + 1) * each)
         stored = stored_floats(each, len(networks), count, real[0, 0].numel())
-        hints = {"protocol": "dc", "natural": each, "compensators": len(found), "stored_floats": stored}
+        hints = {"protocol": "infer", "natural": each, "compensators": len(found), "stored_floats": stored}
         made = DistilledSet(images, labels, data, {**hints, "temperature": self.temperature})
         made.labels = (static_logits(networks, as_images(made, data)) / self.temperature).softmax(1)
         return made

@@ -162,7 +162,7 @@ class PruneCombineAugment:
         chosen = easiest(scores, data, count, self.pool, rng)
         pixels = mosaic(data.unit(chosen.flatten()), self.tiles)
         labels = torch.arange(data.num_classes, device=pixels.device).repeat_interleave(self.ipc)
-        return DistilledSet(data.normalise(pixels), labels, data, {"protocol": "dc", "tiles": self.tiles})
+        return DistilledSet(data.normalise(pixels), labels, data, {"protocol": "pca", "tiles": self.tiles})
 
     def scores(self, run: Run, data: Images) -> Tensor:
         """Return the mean EL2N `[N]` over networks early in training, on the CPU."""

@@ -14,7 +14,7 @@ from attar.methods.data.recovery.labels import as_images, static_logits
 from attar.methods.data.recovery.recover import Batch, Recoverer, Recovery
 from attar.methods.data.recovery.teacher import frozen, taught
 from attar.nets import Net, ResNet18
-from attar.run import SGD, AdamW, Cosine, Run
+from attar.run import SGD, Cosine, Run
 from attar.spec import method
 from attar.train.training import Training
 
@@ -43,7 +43,7 @@ class SqueezeRecover(Recovery):
     """
 
     version: ClassVar = 1
-    protocol: ClassVar = "dc"  # of evaluation with the labels of the set
+    protocol: ClassVar = "sre2l"  # of evaluation: with labels that the teacher gives to every view
     presets: ClassVar = {"small": SMALL, "cifar": CIFAR, "tiny-imagenet": TINY}
 
     ipc: int = Field(10, ge=1)  # images per class
@@ -61,9 +61,11 @@ class SqueezeRecover(Recovery):
     )  # of the teacher; the paper's for 32 px
 
     def __call__(self, run: Run, *, data: Images, teacher: Student | None = None) -> DistilledSet:
-        synthetic = DistilledSet.from_noise(data, self.ipc, run.rng("init"), protocol=self.protocol)
+        hints = {"protocol": self.protocol, "temperature": self.temperature}
+        synthetic = DistilledSet.from_noise(data, self.ipc, run.rng("init"), **hints)
         chosen = data.draw(self.ipc, run.rng("real")) if self.init == "real" else None
         known = taught(run, data, teacher, self.net, self.squeeze)
+        synthetic.labellers = [known]
         groups = [group.to(run.device) for group in torch.arange(data.num_classes).split(self.classes)]
         images = run.keep("images", synthetic.images)  # filled batch by batch; until then what each starts from
         if chosen is not None:
@@ -86,7 +88,3 @@ class SqueezeRecover(Recovery):
             told = static_logits([frozen(known, run.device)], as_images(synthetic, data))
             synthetic.labels = (told / self.temperature).softmax(1)
         return synthetic
-
-
-STUDENT = Training(epochs=299, batch=128, optimizer=AdamW(lr=1e-3, weight_decay=0.01), schedule=Cosine())
-"""How the paper trains students, with labels from `attar.methods.data.recovery.labels`."""

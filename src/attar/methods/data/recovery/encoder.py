@@ -115,8 +115,10 @@ def _weighted(module: nn.Module) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
-def opened(run: Run, data: Images, given: Student | str | None, net: Net | None, training: Training) -> Encoder:
-    """Return the encoder given (a trained network, its folder, or the folder of a CLIP), or train a stand-in.
+def known_encoder(
+    run: Run, data: Images, given: Student | str | None, net: Net | None, training: Training
+) -> Student | Path:
+    """Return what the encoder given is (a trained network, or the folder of a CLIP), or train a stand-in.
 
     The stand-in, where `net` says so, tells by how many right angles an image was turned (Gidaris et al. 2018, arXiv
     1803.07728): it has seen images and no labels.
@@ -125,28 +127,44 @@ def opened(run: Run, data: Images, given: Student | str | None, net: Net | None,
         RecipeError: none was given, and there is no stand-in.
         AttarError: what was given is no encoder.
     """
-    if given is None:
-        if net is None:
-            raise RecipeError(
-                "a label projector stands on an encoder: hand one over, encoder=FOLDER of a transformers CLIP or of a "
-                "trained network, or set stand_in=convnet to train one without labels"
-            )
-        made: Student = run.stage("encoder", TrainNetwork(net=net, training=training), data=turned(data))
-        return NetworkEncoder(made.module).to(run.device)
+    if given is not None:
+        return read_encoder(given)
+    if net is None:
+        raise RecipeError(
+            "a label projector stands on an encoder: hand one over, encoder=FOLDER of a transformers CLIP or of a "
+            "trained network, or set stand_in=convnet to train one without labels"
+        )
+    made: Student = run.stage("encoder", TrainNetwork(net=net, training=training), data=turned(data))
+    return made
+
+
+def read_encoder(given: Student | str | Path) -> Student | Path:
+    """Return a trained network as it is or read from its folder, and the folder of a transformers CLIP.
+
+    Raises:
+        AttarError: it is neither.
+    """
     if isinstance(given, Student):
-        return NetworkEncoder(given.module).to(run.device)
+        return given
     folder = Path(given)
     if (folder / "artifact.json").exists() or (folder / "artifact").exists():
         known = load(folder)
         if not isinstance(known, Student):
             raise AttarError(f"input 'encoder' takes a trained network or a CLIP; {folder} holds a {known.kind}")
-        return NetworkEncoder(known.module).to(run.device)
+        return known
     if not (folder / "config.json").exists():
         raise AttarError(f"{folder} holds neither a trained network nor a transformers CLIP (no config.json)")
+    return folder
+
+
+def encoder_of(known: Student | Path, like: Images) -> Encoder:
+    """Return the encoder that a trained network, or a folder of a CLIP, is for images like these."""
+    if isinstance(known, Student):
+        return NetworkEncoder(known.module)
     from transformers import AutoTokenizer, CLIPModel
 
-    words = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else None
-    return ClipEncoder(CLIPModel.from_pretrained(folder), words, data).to(run.device)
+    words = AutoTokenizer.from_pretrained(known) if (known / "tokenizer.json").exists() else None
+    return ClipEncoder(CLIPModel.from_pretrained(known), words, like)
 
 
 def turned(data: Images) -> Images:

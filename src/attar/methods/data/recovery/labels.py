@@ -57,6 +57,7 @@ class LabelledViews:
         passes: views of every image.
         teachers: frozen networks in evaluation mode; hard labels need none.
         temperature: T, the one that the student is trained with as well (`TemperedLoss`).
+        logits: `[N, classes]` of static labels, where they are known; no teacher is asked then.
 
     Raises:
         RecipeError: soft labels without a teacher.
@@ -72,14 +73,15 @@ class LabelledViews:
         passes: int,
         teachers: Sequence[nn.Module] = (),
         temperature: float = 1.0,
+        logits: Tensor | None = None,
     ) -> None:
-        if labelling != "hard" and not teachers:
+        if labelling != "hard" and not teachers and (logits is None or labelling != "static"):
             raise RecipeError(f"labels='{labelling}' are given by a teacher; hand one over, or train with hard labels")
         self.images, self.labelling, self.views, self.key, self.passes = images, labelling, views, key, passes
         self.teachers, self.temperature = list(teachers), temperature
         self.table = functional.one_hot(images.labels, images.num_classes).float()
         if labelling == "static":
-            self.table = static_logits(teachers, images)
+            self.table = static_logits(teachers, images) if logits is None else logits
 
     def __len__(self) -> int:
         return self.passes * len(self.images)
@@ -115,6 +117,27 @@ def stored(
     made = run.stage("soft labels", LabelSamples(passes=passes, views=views), teacher=plain, data=images)
     source: SoftLabelSource = made.source_of(images, temperature=temperature)
     return source
+
+
+class TaughtLoss:
+    """KL(p ‖ softmax(z / T)) with p = softmax(teachers' mean logits of the very images / T): a loss for `fit`.
+
+    Labels are left aside, so that it goes with whatever a student is shown, however it was augmented or mixed.
+
+    Args:
+        teachers: networks; they are set to evaluation mode, and frozen.
+        temperature: T.
+    """
+
+    def __init__(self, teachers: Sequence[nn.Module], temperature: float) -> None:
+        self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
+        self.temperature, self.tempered = temperature, TemperedLoss(temperature)
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a network on images `[n, C, H, W]`."""
+        with torch.no_grad():
+            told = torch.stack([logits_of(teacher, images) for teacher in self.teachers]).mean(0)
+        return self.tempered(module, images, (told / self.temperature).softmax(1))
 
 
 class TemperedLoss:
