@@ -227,3 +227,10 @@ def test_names_stand_for_strategies():
 def test_unknown_augmentations_are_refused(name, message):
     with pytest.raises(RecipeError, match=message):
         augmentation(name)
+
+
+def test_crop_and_flip_are_both_drawn_for_every_image():
+    view = augmentation("crop-and-flip").draw(200, (1, 32, 32), torch.Generator().manual_seed(0))
+    flips, crops = (dict(view.operations)[name] for name in ("flip", "crop"))
+    assert 70 < int(flips["mirrored"].sum()) < 130
+    assert set(crops["rows"].tolist()) == set(range(-4, 5))  # four pixels either way at 32

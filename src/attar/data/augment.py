@@ -181,11 +181,12 @@ NAMED = {
     "dsa-noflip": DSA("color_crop_cutout_scale_rotate"),  # digits, text: a mirrored 2 is no 2
     "dsa-always-flip": DSA(always_flip=True),
     "flip": DSA("flip"),
+    "crop-and-flip": DSA("crop", always_flip=True),  # both, where a strategy takes one of its operations
 }
 
 
 def augmentation(name: str) -> DSA:
-    """Return the augmentation that `name` stands for: `none`, `dsa`, `dsa-noflip`, `dsa-always-flip`, or a strategy.
+    """Return the augmentation that `name` stands for: one of `NAMED`, or a strategy.
 
     Raises:
         RecipeError: unknown name or operation.

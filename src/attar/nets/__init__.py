@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from attar.nets.specs import MLP, NETS, VGG11, AlexNet, ConvNet, LeNet, Net, ResNet18
+from attar.nets.specs import MLP, NETS, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, Net, ResNet18
 
 if TYPE_CHECKING:
     from attar.nets.initialise import batch_statistics, count_parameters, freeze, fresh, reset
@@ -17,6 +17,7 @@ __all__ = [
     "VGG11",
     "AlexNet",
     "ConvNet",
+    "DoublingConvNet",
     "LeNet",
     "Net",
     "Network",

@@ -38,11 +38,11 @@ def convnet(spec: ConvNet, channels: int, size: int, classes: int) -> Network:
     pools: list[nn.Module] = []
     padding = 1 + (canvas(size) - size) // 2
     size = canvas(size)
-    for _ in range(spec.depth):
-        convolution = nn.Conv2d(channels, spec.width, kernel_size=3, padding=padding)
-        norm = normalisation(spec.norm, spec.width, size)
+    for width in spec.widths:
+        convolution = nn.Conv2d(channels, width, kernel_size=3, padding=padding)
+        norm = normalisation(spec.norm, width, size)
         stages.append(nn.Sequential(convolution, norm, _ACTIVATIONS[spec.activation]()))
         pools.append(nn.Identity() if spec.pool == "none" else _POOLS[spec.pool]())
         size = size if spec.pool == "none" else size // 2
-        channels, padding = spec.width, 1
-    return Network(stages, pools, nn.Flatten(), spec.width * size * size, classes)
+        channels, padding = width, 1
+    return Network(stages, pools, nn.Flatten(), channels * size * size, classes)

@@ -80,11 +80,17 @@ class ConvNet:
         return 28 if needed == 32 else needed  # 28 px are padded to 32
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every block."""
+        return (self.width,) * self.depth
+
+    @property
     def label(self) -> str:
         """Short printable name."""
         extras = "" if self.activation == "relu" else f" {self.activation}"
         extras += "" if self.pool == "average" else f" {self.pool}-pool" if self.pool == "max" else " no pool"
-        return f"ConvNet-{self.depth} w{self.width}{_NORM_LABEL[self.norm]}{extras}"
+        channels = "-".join(map(str, dict.fromkeys(self.widths)))
+        return f"ConvNet-{self.depth} w{channels}{_NORM_LABEL[self.norm]}{extras}"
 
     def build(self, channels: int, size: int, classes: int) -> Network:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""
@@ -92,6 +98,19 @@ class ConvNet:
 
         _check(self, channels, size, classes)
         return convnet.convnet(self, channels, size, classes)
+
+
+@spec
+class DoublingConvNet(ConvNet):
+    """A ConvNet whose channels double from block to block: 128, 256, 512 at 32 px (FRePo, arXiv 2206.00719)."""
+
+    kind: Literal["convnet-doubling"] = "convnet-doubling"  # type: ignore[assignment]
+    width: int = Field(default=128, ge=1)  # channels of the first block
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every block."""
+        return tuple(self.width * 2**block for block in range(self.depth))
 
 
 @spec
@@ -239,9 +258,9 @@ class ResNet18:
 
 
 if TYPE_CHECKING:
-    Net = ConvNet | MLP | LeNet | AlexNet | VGG11 | ResNet18
+    Net = ConvNet | DoublingConvNet | MLP | LeNet | AlexNet | VGG11 | ResNet18
 else:
-    Net = kinds(ConvNet | MLP | LeNet | AlexNet | VGG11 | ResNet18)
+    Net = kinds(ConvNet | DoublingConvNet | MLP | LeNet | AlexNet | VGG11 | ResNet18)
 
 NETS: Mapping[str, Net] = MappingProxyType(
     {
