@@ -34,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
     "herding": FEATURES,
     "kcenter": FEATURES,
+    "kmeans": FEATURES,
     "dc": GRADIENTS,
     "dsa": GRADIENTS,
     "dm": {"ipc": 2, "steps": 12, "real_batch": 4, **NET},

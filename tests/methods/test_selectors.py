@@ -10,6 +10,7 @@ from attar.errors import DataError, RecipeError
 from attar.methods.data.features import embedding
 from attar.methods.data.herding import Herding, herd
 from attar.methods.data.kcenter import KCenterGreedy, k_center
+from attar.methods.data.kmeans import KMeansSelection, k_means, nearest_of
 from attar.methods.data.random import RandomSelection
 from attar.nets import MLP
 from attar.spec import build
@@ -52,7 +53,7 @@ def test_random_chooses_every_image_equally_often(tiny_images, open_run):
     assert chisquare(counts.numpy()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("cls", [RandomSelection, Herding, KCenterGreedy])
+@pytest.mark.parametrize("cls", [RandomSelection, Herding, KCenterGreedy, KMeansSelection])
 def test_a_class_with_too_few_images_is_refused_before_anything_is_trained(cls, tiny_images, open_run, monkeypatch):
     monkeypatch.setattr(TrainNetwork, "__call__", lambda *a, **k: pytest.fail("a network was trained"))
     with open_run() as run, pytest.raises(DataError, match="12 images, 13 were"):
@@ -206,3 +207,51 @@ def test_selectors_refuse_features_of_no_training():
         assert cls().epochs == 10
         with pytest.raises(RecipeError, match="greater than or equal to 1"):
             build(cls, {"epochs": 0})
+
+
+# ----------------------------------------------------------------- k-means
+
+
+def test_k_means_finds_clusters_that_lie_apart():
+    rng = torch.Generator().manual_seed(0)
+    middles = points((0, 0), (9, 0), (0, 9))
+    features = (middles[:, None] + torch.randn(3, 20, 2, generator=rng)).flatten(0, 1)
+    for seed in range(5):
+        centres = k_means(features, 3, torch.Generator().manual_seed(seed))
+        order = torch.cdist(middles.double(), centres).argmin(1)
+        assert sorted(order.tolist()) == [0, 1, 2]
+        torch.testing.assert_close(centres[order], features.double().view(3, 20, 2).mean(1))
+
+
+def test_centres_rest_at_the_means_of_their_points():
+    features = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    centres = k_means(features, 7, torch.Generator().manual_seed(2))
+    owner = torch.cdist(features.double(), centres).argmin(1)
+    means = torch.stack([features[owner == k].double().mean(0) for k in range(7)])
+    torch.testing.assert_close(centres, means)
+
+
+def test_as_many_clusters_as_points_are_the_points_and_copies_do_no_harm():
+    features = points(3, 1, 2)
+    assert sorted(k_means(features, 3, torch.Generator()).flatten().tolist()) == [1, 2, 3]
+    assert k_means(points(4, 4, 4), 3, torch.Generator()).flatten().tolist() == [4, 4, 4]
+
+
+def test_the_image_nearest_to_each_centre_is_taken_and_none_twice():
+    features = points(0, 1, 5, 6)
+    assert nearest_of(features, points(0.9, 5.6)).tolist() == [1, 3]
+    assert nearest_of(features, points(0.9, 0.8, 0.7)).tolist() == [1, 0, 2]  # the third takes what is left
+
+
+def test_k_means_chooses_class_by_class_on_the_shared_features(tiny_images, open_run):
+    data = tiny_images()
+    with open_run() as run:
+        selection = KMeansSelection(ipc=4, **SMALL)(run, data=data)
+        features = embedding(run, data, MLP(), 1)
+    for label, members in enumerate(data.by_class):
+        mine = selection.indices[4 * label : 4 * label + 4]
+        assert set(mine.tolist()) <= set(members.tolist())
+        assert len(set(mine.tolist())) == 4
+        with open_run() as run:
+            centres = k_means(features[members], 4, run.rng("start", label))
+        assert mine.tolist() == members[nearest_of(features[members], centres)].tolist()
