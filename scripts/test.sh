@@ -16,6 +16,9 @@ done
 [ -n "$found" ] || without browser "no Chromium on the path (Debian: apt-get install chromium)"
 command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
     without compiler "no C++ compiler on the path (Debian: apt-get install g++)"
+[ -f /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ] && [ -f /usr/share/unicode/emoji/emoji-test.txt ] &&
+    [ -d /usr/share/backgrounds/mate/nature ] ||
+    without pictures "lacks Debian's fonts-noto-color-emoji, unicode-data or mate-backgrounds"
 [ "$(id -u)" -ne 0 ] || without other_uid "running as root, who may write everywhere"
 
 expression=

@@ -17,9 +17,10 @@ from attar.errors import DataError
 def load(uri: str) -> Splits:
     """Load the images that a URI names.
 
-    `fashion-mnist-mini` (ships with attar), `fashion-mnist`, `digits`, `folder:PATH`, `idx:PATH`, `npz:PATH`,
-    `hf:NAME`, `parquet:PATH`; `?size=14` average-pools to 14 × 14 in float, `?zca` whitens by a map fitted on
-    the training images. Read from the disk as needed: `arrow:PATH`, `parquet:PATH?stream`, `wds:PATH`.
+    `fashion-mnist-mini` (ships with attar), `fashion-mnist`, `digits`, `emoji`, `photo-patches` (pictures that other
+    packages ship), `folder:PATH`, `idx:PATH`, `npz:PATH`, `hf:NAME`, `parquet:PATH`; `?size=14` average-pools to
+    14 × 14 in float, `?zca` whitens by a map fitted on the training images. Read from the disk as needed: `arrow:PATH`,
+    `parquet:PATH?stream`, `wds:PATH`.
 
     Raises:
         DataError: unknown, missing, empty or corrupt data; the message says what was looked for and where.
@@ -131,6 +132,18 @@ def _digits(uri: DataURI) -> Splits:
     return drawn_test(from_arrays(pixels, bunch.target, [str(n) for n in range(10)], source="digits"))
 
 
+def _emoji(uri: DataURI) -> Splits:
+    from attar.data.emoji import read_emoji
+
+    return read_emoji()
+
+
+def _photo_patches(uri: DataURI) -> Splits:
+    from attar.data.photo_patches import read_photo_patches
+
+    return read_photo_patches()
+
+
 def _folder(uri: DataURI) -> Splits:
     from attar.data.folder import read_folder
 
@@ -171,6 +184,8 @@ _READERS: dict[str, Callable[[DataURI], Splits]] = {
     "fashion-mnist-mini": _embedded,
     "fashion-mnist": _fashion_mnist,
     "digits": _digits,
+    "emoji": _emoji,
+    "photo-patches": _photo_patches,
     "folder": _folder,
     "idx": _idx,
     "npz": _npz,
