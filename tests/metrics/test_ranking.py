@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from scipy.stats import spearmanr
 
 from attar.errors import RecipeError
 from attar.metrics import (
@@ -10,6 +12,7 @@ from attar.metrics import (
     hard_label_recovery,
     improvement_over_random,
     label_robust_score,
+    rank_correlation,
 )
 
 
@@ -65,3 +68,19 @@ def test_a_weight_of_one_or_nothing_leaves_a_term_out():
 def test_percent_and_other_mistakes_are_refused(call, hint):
     with pytest.raises(RecipeError, match=hint):
         call()
+
+
+def test_rank_correlation_is_spearmans():
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        one, other = torch.randint(0, 6, (2, 12), generator=rng).tolist()  # with ties
+        assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
+    assert rank_correlation([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 1], [3, 2, 1]) is None
+
+
+@pytest.mark.parametrize(("one", "other"), [([1, 2], [1, 2, 3]), ([1], [1])])
+def test_rank_correlation_needs_pairs(one, other):
+    with pytest.raises(RecipeError, match="two or more pairs"):
+        rank_correlation(one, other)

@@ -6,6 +6,7 @@ from attar.metrics.ranking import (
     hard_label_recovery,
     improvement_over_random,
     label_robust_score,
+    rank_correlation,
 )
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "hard_label_recovery",
     "improvement_over_random",
     "label_robust_score",
+    "rank_correlation",
 ]

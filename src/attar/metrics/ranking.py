@@ -1,5 +1,7 @@
 """DD-Ranking's scores: what a distilled set's images are worth, apart from its labels and its augmentation.
 
+And rank correlation, for whether a small set tells good networks from bad ones as all the data do.
+
 All accuracies are fractions in [0, 1], and so all scores are numbers of known range: the released code feeds percent
 into the exponentials, and its scores are not comparable with these (DD-Ranking 2025, arXiv 2505.13300).
 """
@@ -7,6 +9,7 @@ into the exponentials, and its scores are not comparable with these (DD-Ranking 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from attar.errors import RecipeError
 
@@ -56,6 +59,31 @@ def augmentation_robust_score(augmented: float, plain: float, weight: float = 0.
     """
     gamma = _weight(weight)
     return _score(gamma * _difference("augmented", augmented) + (1 - gamma) * _difference("plain", plain))
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return Spearman's ρ in [-1, 1]: the correlation of ranks, equal values sharing the mean of theirs.
+
+    None where either has the same value throughout, so that there is no order to agree with.
+
+    >>> rank_correlation([0.1, 0.2, 0.9], [3.0, 5.0, 4.0])
+    0.5
+
+    Raises:
+        RecipeError: they are not equally many, or fewer than two.
+    """
+    if len(one) != len(other) or len(one) < 2:
+        raise RecipeError(f"ranks are compared of two or more pairs of values; got {len(one)} and {len(other)} values")
+    first, second = _ranks(one), _ranks(other)
+    middle = (len(one) + 1) / 2
+    shared = sum((a - middle) * (b - middle) for a, b in zip(first, second, strict=True))
+    spread = math.sqrt(sum((a - middle) ** 2 for a in first) * sum((b - middle) ** 2 for b in second))
+    return shared / spread if spread else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Return ranks from 1 up, the mean of them for equal values."""
+    return [sum(b < a for b in values) + (sum(b == a for b in values) + 1) / 2 for a in values]
 
 
 def _score(alpha: float) -> float:
