@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-
 import pytest
 import torch
 from torch import distributed
 
-from attar.run import SGD, Plan, Run, log
-
-
-def as_group(world, folder, function):
-    """Run `function(run)` in `world` forked processes that form a gloo group; return what each gave."""
-    children = [os.fork() or _work(rank, world, folder, function) for rank in range(world)]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * world
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
-
-
-def _work(rank, world, folder, function):
-    code = 1
-    try:
-        torch.set_num_threads(1)
-        warnings.simplefilter("ignore")
-        where = f"file://{folder}/meet"
-        distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
-        with Run(folder / "run", plan=Plan()) as run:
-            torch.save(function(run), folder / f"{rank}.pt")
-        distributed.barrier()
-        distributed.destroy_process_group()
-        code = 0
-    finally:
-        os._exit(code)
-
+from attar.run import SGD, log
+from group import as_group
 
 X = torch.arange(10.0).view(5, 2) / 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +65,11 @@ class Processes:
         """The number of this process."""
         return distributed.get_rank() if self.world > 1 else 0
 
+    @property
+    def beside(self) -> int:
+        """The number of processes of this run on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) if self.world > 1 else 1
+
     def first(self, function: Callable[[], T]) -> T:
         """Let the first process do something to files, and give every process what came of it.
 
@@ -85,6 +90,37 @@ class Processes:
         if not went_well:
             raise outcome
         return outcome
+
+    def everyone(self, value: T) -> list[T]:
+        """Return what every process has, in the order of their ranks; what is sent lies on the CPU."""
+        if self.world == 1:
+            return [value]
+        told: list[Any] = [None] * self.world
+        with _meeting():
+            distributed.all_gather_object(told, value)
+        return told
+
+    def spread(self, work: Callable[[Sequence[int]], Sequence[T]], count: int) -> list[T]:
+        """Let each process do its part of `count` items, and give every process all results, in the items' order.
+
+        Processes take turns, so that items that differ in length along the list do not pile up in one. `work` gets the
+        numbers of its items and gives a result for each. No share of a loss is asked for by this.
+
+        Raises:
+            AttarError: what any process raised, in every process.
+        """
+        if self.world == 1:
+            return list(work(range(count)))
+        try:
+            told: tuple[bool, Any] = True, work(range(count)[self.rank :: self.world])
+        except AttarError as error:
+            told = False, error
+        results: list[Any] = [None] * count
+        for rank, (went_well, outcome) in enumerate(self.everyone(told)):
+            if not went_well:
+                raise outcome
+            results[rank :: self.world] = outcome
+        return results
 
     def agree(self, *numbers: int) -> tuple[int, ...]:
         """Return the largest of every number over processes, so that all decide alike."""
@@ -125,9 +161,7 @@ class Processes:
         """Sum losses by name over processes (their mean where none is a share); a name that one lacks is zero there."""
         if self.world == 1:
             return numbers
-        parts: list[Any] = [None] * self.world
-        with _meeting():
-            distributed.all_gather_object(parts, numbers)
+        parts = self.everyone(numbers)
         names = dict.fromkeys(name for part in parts for name in part)
         copies = 1 if self._shares else self.world
         return {name: sum(part.get(name, 0.0) for part in parts) / copies for name in names}
@@ -157,6 +191,29 @@ class Processes:
             flat /= self.world
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+class AsManyProcesses:
+    """Kept by a run whose loop is cut by the number of processes: it refuses to go on with another number of them."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.world = processes.world
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of processes."""
+        return {"world": self.world}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Hold the number of a checkpoint against the one there is.
+
+        Raises:
+            AttarError: it is another.
+        """
+        if state["world"] != self.world:
+            raise AttarError(
+                f"this run was begun by {state['world']} processes and can only go on with as many, not with "
+                f"{self.world}; start as many, or choose another folder with out=FOLDER"
+            )
 
 
 class _Gather(torch.autograd.Function):

@@ -383,11 +383,11 @@ class Run(Processes):
         return artifact
 
     def map(self, name: str, function: Callable[[T], Any], items: Iterable[T]) -> list[Any]:
-        """Apply a picklable function to items in `plan.workers` processes of `plan.threads` threads; keep the order."""
-        from attar.run.fan_out import fan_out
+        """Apply a picklable function to items in `plan.workers` processes of all launched ones; keep the order."""
+        from attar.run.spread import spread_out
 
         with self._pushed(name):
-            return fan_out(name, function, list(items), workers=self.plan.workers, threads=self.plan.threads)
+            return spread_out(self, name, function, list(items), self.plan)
 
     def child(self, folder: Path, *, seed: int, recipe: str, title: str, scope: Sequence[str]) -> Run:
         """Return a run inside this one: same plan and copy, what is left of the time budget."""

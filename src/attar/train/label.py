@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor, nn
 
 from attar.artifacts import Student
 from attar.artifacts.soft_labels import SoftLabels
@@ -21,7 +25,8 @@ class LabelSamples:
     """Store what a teacher says of `passes` views of every image (FKD, Shen & Xing 2022, arXiv 2112.01528).
 
     Rows are written in the order (view, sample). No temperature is applied here: dense rows take one when they are
-    read, top-k rows take none. A killed labelling goes on at its last checkpoint, to the same bytes.
+    read, top-k rows take none. A killed labelling goes on at its last checkpoint, to the same bytes. Several processes
+    share the rows of every batch, and the first one writes.
     """
 
     version: ClassVar = 1
@@ -43,16 +48,26 @@ class LabelSamples:
         head = self.head(run, teacher, data)
         total = self.passes * len(data)
         folder = run.folder / "soft-labels"
-        with SoftLabelWriter(folder, head) as writer:
-            run.keep("soft labels", writer)
+        with contextlib.ExitStack() as exits:
+            writers: list[SoftLabelWriter] = []  # the first process's; the others have none
+            run.first(lambda: writers.append(exits.enter_context(SoftLabelWriter(folder, head))))
+            for writer in writers:
+                run.keep("soft labels", writer)
             for step in run.loop("label", -(-total // self.batch)):
                 rows = torch.arange(step * self.batch, min((step + 1) * self.batch, total))
-                writer.rewind(step * self.batch)  # rows behind the checkpoint, or of a start that saved none
-                samples, views = rows % len(data), rows // len(data)
-                with torch.no_grad():
-                    images = self.views.images(data, head.views_key, samples, views)
-                    writer.append(samples, views, module(images.to(run.device)))
+                logits = run.gather(self.told(run, module, data, head, rows[run.shard(len(rows))]))
+                run.first(functools.partial(_append, writers, rows, len(data), logits))
+            run.first(exits.close)  # nobody reads before it is complete
         return SoftLabels(SoftLabelStore(folder, verify=False), data.source)
+
+    @torch.no_grad()
+    def told(self, run: Run, module: nn.Module, data: Images, head: Head, rows: Tensor) -> Tensor:
+        """Return the teacher's float32 logits `[n, classes]` of rows `[n]`; a process may have none."""
+        if not len(rows):
+            return torch.zeros(0, data.num_classes, device=run.device)
+        images = self.views.images(data, head.views_key, rows % len(data), rows // len(data))
+        logits: Tensor = module(images.to(run.device))
+        return logits.float()
 
     def head(self, run: Run, teacher: Student, data: Images) -> Head:
         """Return what every row of the store is."""
@@ -64,3 +79,10 @@ class LabelSamples:
             views=self.views,
             views_key=run.key("views"),
         )
+
+
+def _append(writers: Sequence[SoftLabelWriter], rows: Tensor, samples: int, logits: Tensor) -> None:
+    """Append rows in the place of those that a start left which saved no checkpoint behind them."""
+    for writer in writers:
+        writer.rewind(int(rows[0]))
+        writer.append(rows % samples, rows // samples, logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from attar.data import Images
 from attar.methods.data.recovery.crops import Crops
 from attar.methods.data.recovery.teacher import BatchNorms, ascend, logits_of, rolled
 from attar.run import Adam, Cosine, Learner, Optimizer, Run
+from attar.run.processes import AsManyProcesses
 from attar.spec import spec
 
 
@@ -60,13 +61,16 @@ class Batch:
 
 
 class Recoverer:
-    """Runs the loop over batches, one after another, with one learner.
+    """Runs the loop over batches with one learner, as many side by side as there are processes, one in each.
+
+    Batches do not depend on one another, so a process computes the gradient of its own; the rows of all of them, of
+    which every process has a copy, are one variable, and a step sums gradients as everywhere.
 
     Args:
         run: the run; its loop is called "recover".
         recovery: the fields.
         networks: teachers, frozen and in evaluation mode.
-        variable: what is optimised; batch by batch it starts anew.
+        variable: what is optimised in a batch; batch by batch it starts anew.
         data: whose pixel range holds.
     """
 
@@ -75,41 +79,58 @@ class Recoverer:
     ) -> None:
         self.run, self.recovery, self.networks, self.data = run, recovery, list(networks), data
         self.norms = [BatchNorms(network) for network in networks]
-        self.variable = variable
+        self.room = len(variable)
+        self.variable = variable if run.world == 1 else torch.cat([variable] * run.world)
+        run.keep("processes", AsManyProcesses(run))
         self.learner: Learner = run.learner(
-            "pixels", variable, recovery.optimizer, schedule=Cosine(), steps=recovery.steps
+            "pixels", self.variable, recovery.optimizer, schedule=Cosine(), steps=recovery.steps
         )
         self.first = [{name: value.clone() for name, value in n.state_dict().items()} for n in networks]
-        if recovery.adjustment is not None:
-            for number, network in enumerate(networks):
-                run.keep(f"teacher {number}", network)
 
     def recover(self, batches: Callable[[int], Batch], count: int, released: Callable[[int, Tensor], None]) -> None:
         """Recover `count` batches and hand over each one's variable, its last iterate, when it is done."""
-        steps, batch = self.recovery.steps, None
-        for step in self.run.loop("recover", count * steps):
-            number, inner = divmod(step, steps)
-            if batch is None or inner == 0:
-                batch = batches(number)
+        steps, world = self.recovery.steps, self.run.world
+        side: dict[int, Batch] = {}  # number -> batch, of those that are recovered now
+        mine: Sequence[int] = ()
+        for step in self.run.loop("recover", -(-count // world) * steps):
+            begin, inner = step // steps * world, step % steps
+            if not side or inner == 0:
+                side = {number: batches(number) for number in range(begin, min(begin + world, count))}
+                mine = range(begin, begin + len(side))[self.run.shard(len(side))]
+                for number in mine:
+                    self.adjust(side[number], number)
             if inner == 0:
-                self.begin(batch, number)
-            rows = self.variable[: len(batch.start)]
-            self.learner.update(self.terms(batch, batch.show(rows), inner))
+                self.begin(side)
+            for number in mine:
+                batch = side[number]
+                self.run.backward(self.terms(batch, batch.show(self.rows(batch, number)), number, inner), self.learner)
+            self.learner.step()
             with torch.no_grad():
-                if batch.clamp:
-                    rows.copy_(valid(self.data, rows))
-                if inner == steps - 1:
-                    released(number, rows.detach())
+                for number, batch in side.items():
+                    rows = self.rows(batch, number)
+                    if batch.clamp:
+                        rows.copy_(valid(self.data, rows))
+                    if inner == steps - 1:
+                        released(number, rows.detach())
 
-    def begin(self, batch: Batch, number: int) -> None:
-        """Set the variable to its start, forget the optimizer's state, and adjust the teacher where that is asked."""
+    def rows(self, batch: Batch, number: int) -> Tensor:
+        """Return the part of the variable that belongs to a batch."""
+        start = number % self.run.world * self.room
+        return self.variable[start : start + len(batch.start)]
+
+    def begin(self, side: Mapping[int, Batch]) -> None:
+        """Set the variable to where these batches start, and forget the optimizer's state."""
 
         @torch.no_grad()
         def start(variable: object) -> None:
             self.variable.zero_()
-            self.variable[: len(batch.start)] = batch.start
+            for number, batch in side.items():
+                self.rows(batch, number).copy_(batch.start)
 
         self.learner.reset(start)
+
+    def adjust(self, batch: Batch, number: int) -> None:
+        """Adjust the teacher of a batch where that is asked; the same batch makes the same teacher."""
         adjustment = self.recovery.adjustment
         if adjustment is None:
             return
@@ -123,9 +144,10 @@ class Recoverer:
         jitter, steps = self.recovery.jitter, adjustment.steps
         ascend(network, images, batch.labels, steps=steps, radius=radius, jitter=jitter, rng=rng)
 
-    def terms(self, batch: Batch, images: Tensor, inner: int) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, images: Tensor, number: int, inner: int) -> dict[str, Tensor]:
         """Return the two terms of the loss of images `[n, C, H, W]`: their class, and the batch norms' statistics."""
-        recovery, step = self.recovery, self.run.step
+        recovery = self.recovery
+        step = number * recovery.steps + inner  # as if batches came one by one, whatever the number of processes
         if recovery.crops is not None:
             images = recovery.crops(images, inner, recovery.steps, self.run.key("crop", step))
         images = rolled(images, recovery.jitter, self.run.rng("roll", step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class ExpertRecipe:
 class RecordExperts:
     """Train `recipe.count` networks on the real data and keep their parameters at the start and behind every epoch.
 
-    One step of the loop is one epoch of up to ten experts, side by side in the plan's processes. Every epoch is a file
-    of its own until all are there, so a killed run repeats at most one epoch.
+    One step of the loop is one epoch of up to ten experts, side by side in the launcher's processes and the plan's
+    workers. Every epoch is a file of its own until all are there, so a killed run repeats at most one epoch.
     """
 
     version: ClassVar = 1
@@ -89,7 +90,7 @@ class RecordExperts:
                 momentum.zero_()
                 for row, expert in enumerate(members):
                     weights[row] = network.fresh(run.rng("start", expert))
-                _save(shards, group, 0, weights[: len(members)])
+                run.first(functools.partial(_save, shards, group, 0, weights[: len(members)]))
             items = [
                 job.at(weights[row].clone(), momentum[row].clone(), epoch, run.key("expert", expert, epoch))
                 for row, expert in enumerate(members)
@@ -97,7 +98,7 @@ class RecordExperts:
             for row, (point, buffer, loss) in enumerate(run.map(f"epoch {epoch}", train_epoch, items)):
                 weights[row], momentum[row] = point, buffer
                 run.log({f"expert {members[row]}/loss": loss})
-            _save(shards, group, epoch + 1, weights[: len(members)])
+            run.first(functools.partial(_save, shards, group, epoch + 1, weights[: len(members)]))
         return Trajectories(_collect(shards, recipe), self.net, data)
 
 

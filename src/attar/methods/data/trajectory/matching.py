@@ -23,9 +23,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attar import losses
+from attar import losses, nets
 from attar.errors import RecipeError, did_you_mean
 from attar.losses.trajectory import trajectory_distance
+from attar.methods.data.trajectory.flat import FlatNetwork
+from attar.run.processes import Processes
 
 Backward = Literal["exact", "tesla", "unroll"]
 MODES = ("exact", "tesla", "unroll")
@@ -63,7 +65,10 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class Match:
-    """What one segment gave: the loss, its terms by step, and the gradients of what is learned."""
+    """What one segment gave: the loss, its terms by step, and the gradients of what is learned.
+
+    Of several processes that share a segment each has its share of the gradients, which add up.
+    """
 
     loss: Tensor
     terms: dict[int, Tensor]  # step of a waypoint to its weighted distance
@@ -99,6 +104,7 @@ def match_segment(
     *,
     mode: Backward = "exact",
     keep: int = KEEP,
+    processes: Processes | None = None,
 ) -> Match:
     """Train a student on synthetic data along a segment, and return how its end point depends on that data.
 
@@ -111,6 +117,7 @@ def match_segment(
         mode: `exact` and `unroll` give the same gradient, the first with memory that does not grow with T; `tesla`
             leaves out how earlier steps move later gradients.
         keep: last steps whose graphs are kept for the second pass; it changes time, memory and rounding.
+        processes: those that share the rows of every batch; `unroll` repeats the whole in each.
 
     Raises:
         RecipeError: an unknown mode, no batch, or a waypoint that no step reaches.
@@ -123,7 +130,8 @@ def match_segment(
         raise RecipeError(f"a waypoint stands behind step {bad[0]}, but the student takes {len(batches)} steps")
     if mode == "unroll":
         return _unrolled(student, start, waypoints, batches, synthetic)
-    return _recursive(student, start, waypoints, batches, synthetic, hessian=mode == "exact", keep=keep)
+    together = _Together(student, processes)
+    return _recursive(together, start, waypoints, batches, synthetic, hessian=mode == "exact", keep=keep)
 
 
 def _unrolled(
@@ -159,8 +167,32 @@ def _unrolled(
     )
 
 
+@dataclass(frozen=True)
+class _Together:
+    """A student whose batches several processes share: every loss is this one's share of it."""
+
+    student: Student
+    processes: Processes | None
+
+    def loss(self, parameters: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the share of the mean loss of this process's rows, or of the whole where a row needs the others."""
+        count, world = len(images), 1 if self.processes is None else self.processes.world
+        if self.processes is None or world == 1:
+            return self.student.loss(parameters, images, labels)
+        rows = self.processes.shard(count)
+        network = self.student.network
+        if count < world or (isinstance(network, FlatNetwork) and nets.batch_statistics(network.module)):
+            return self.student.loss(parameters, images, labels) / world
+        share = (rows.stop - rows.start) / count
+        return share * self.student.loss(parameters, images[rows], labels[rows])
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over processes, where a next step needs the whole."""
+        return tensor if self.processes is None else self.processes.sum(tensor)
+
+
 def _recursive(
-    student: Student,
+    together: _Together,
     start: Tensor,
     waypoints: Sequence[Waypoint],
     batches: Sequence[Batch],
@@ -170,9 +202,9 @@ def _recursive(
     keep: int,
 ) -> Match:
     images, labels, start = synthetic.images.detach(), synthetic.labels.detach(), start.detach()
-    soft = labels.dim() == 2
+    soft, student = labels.dim() == 2, together.student
     step_size = student.step_size.detach()
-    path, kept = _forward(student, start, batches, Synthetic(images, labels), keep)
+    path, kept = _forward(together, start, batches, Synthetic(images, labels), keep)
     terms = _terms(waypoints, path, start)
     to_images = torch.zeros_like(images)
     to_labels = torch.zeros_like(labels) if soft else None
@@ -184,7 +216,7 @@ def _recursive(
                 scale = 2 * waypoint.weight / (start - waypoint.target).square().sum()
                 slope = slope + scale * (path[i + 1] - waypoint.target)
         pull = student.momentum * pull - step_size * slope
-        step = kept.pop() if kept else _differentiable(student, path[i], batches[i], Synthetic(images, labels))
+        step = kept.pop() if kept else _differentiable(together, path[i], batches[i], Synthetic(images, labels))
         product = step.gradient @ pull
         wanted = [step.images] + [step.labels] * soft + [step.point] * hessian
         found = list(torch.autograd.grad(product, wanted))
@@ -192,7 +224,7 @@ def _recursive(
         if to_labels is not None:
             to_labels.index_add_(0, step.indices, found[1])
         to_step_size += product.detach() / step_size
-        slope = slope + found[-1] if hessian else slope
+        slope = slope + together.sum(found[-1]) if hessian else slope
     total = torch.stack(list(terms.values())).sum()
     end = path[-1].detach()
     return Match(loss=total, terms=terms, images=to_images, step_size=to_step_size, labels=to_labels, end=end)
@@ -200,7 +232,7 @@ def _recursive(
 
 @dataclass(frozen=True)
 class _Step:
-    """A step whose gradient g_i still has its graph, and the leaves of that graph."""
+    """A step whose gradient g_i (of this process's rows) still has its graph, and the leaves of that graph."""
 
     indices: Tensor
     images: Tensor
@@ -209,29 +241,31 @@ class _Step:
     gradient: Tensor
 
 
-def _differentiable(student: Student, point: Tensor, batch: Batch, synthetic: Synthetic) -> _Step:
+def _differentiable(together: _Together, point: Tensor, batch: Batch, synthetic: Synthetic) -> _Step:
     indices = batch.indices.to(synthetic.images.device)
     images, labels = synthetic.images[indices].requires_grad_(), synthetic.labels[indices]
     labels = labels.requires_grad_(labels.dim() == 2)
     point = point.detach().requires_grad_()
-    loss = student.loss(point, batch.view(images), labels)
+    loss = together.loss(point, batch.view(images), labels)
     return _Step(indices, images, labels, point, torch.autograd.grad(loss, point, create_graph=True)[0])
 
 
 def _forward(
-    student: Student, start: Tensor, batches: Sequence[Batch], synthetic: Synthetic, keep: int
+    together: _Together, start: Tensor, batches: Sequence[Batch], synthetic: Synthetic, keep: int
 ) -> tuple[list[Tensor], list[_Step]]:
     """Return θ_0 … θ_T without a graph, and the last `keep` steps with theirs."""
+    student = together.student
     path, kept, buffer = [start], list[_Step](), torch.zeros_like(start)
     for i, batch in enumerate(batches):
         if i >= len(batches) - keep:
-            kept.append(_differentiable(student, path[-1], batch, synthetic))
+            kept.append(_differentiable(together, path[-1], batch, synthetic))
             gradient = kept[-1].gradient.detach()
         else:
             point = path[-1].detach().requires_grad_()
             indices = batch.indices.to(synthetic.images.device)
-            loss = student.loss(point, batch.view(synthetic.images[indices]), synthetic.labels[indices])
+            loss = together.loss(point, batch.view(synthetic.images[indices]), synthetic.labels[indices])
             (gradient,) = torch.autograd.grad(loss, point)
+        gradient = together.sum(gradient)
         buffer = student.momentum * buffer + gradient if student.momentum else gradient
         path.append(path[-1] - student.step_size.detach() * buffer)
     return path, kept
