@@ -18,7 +18,7 @@ from attar.run import Plan, plan
 from benchmarks.measure import HEADER, Ratio, summarise
 from benchmarks.workload import IPC, REAL, SHAPES, against, images, network
 
-STEPS = 250
+STEPS = 1000
 
 
 def by_hand(data: Images, chosen: Plan) -> Callable[[], object]:

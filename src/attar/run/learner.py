@@ -57,7 +57,7 @@ class Learner:
         self._averaged = {key: _trained(average, target) for key, average in self.ema.items()}
         self.steps = 0  # the learner's own
         self.skipped = 0  # steps left out because a gradient was not finite
-        self._first_bad: dict[str, Tensor] = {}  # term -> loop step at which it first was not finite, else -1
+        self._watched: dict[str, list[tuple[int, Tensor]]] = {}  # term -> (loop step, scalar) since the last check
 
     def update(self, loss: Tensor | Mapping[str, Tensor]) -> None:
         """Send the gradients of a scalar loss, or of the sum of named terms, to this learner, and step."""
@@ -99,24 +99,21 @@ class Learner:
         self.steps = 0
 
     def watch(self, term: str, value: Tensor) -> None:
-        """Remember, on the device, the first loop step at which `value` is not finite; skipping learners need not."""
-        if self.on_nonfinite == "skip":
-            return
-        bad = ~torch.isfinite(value.detach()).all()
-        first = self._first_bad.get(term)
-        if first is None:
-            first = torch.full((), -1, dtype=torch.int64, device=value.device)
-        here = torch.full_like(first, self.run.step)
-        self._first_bad[term] = torch.where(bad & (first < 0), here, first)
+        """Keep a scalar, where it is, until `raise_if_nonfinite` looks at it; skipping learners need not."""
+        if self.on_nonfinite == "raise":
+            self._watched.setdefault(term, []).append((self.run.step, value.detach()))
 
     def raise_if_nonfinite(self) -> None:
-        """Read the flags.
+        """Look at what was watched since the last time.
 
         Raises:
             NonFinite: a watched loss or gradient was NaN or infinite.
         """
-        for term, first in self._first_bad.items():
-            if (step := int(first)) >= 0:
+        watched, self._watched = self._watched, {}
+        for term, values in watched.items():
+            finite = torch.isfinite(torch.stack([value for _, value in values])).tolist()
+            if not all(finite):
+                step = values[finite.index(False)][0]
                 raise NonFinite(
                     f"{term} of learner '{self.name}' became NaN or infinite at step {step} of loop "
                     f"'{self.run.loop_name}'. Nothing after the last checkpoint was saved; "
@@ -145,15 +142,16 @@ class Learner:
         self.steps, self.skipped = state["steps"], state["skipped"]
         for key, average in self.ema.items():
             _restore(average, state["ema"][key])
-        self._first_bad = {}
+        self._watched = {}
 
     def _finite(self, gradients: list[Tensor]) -> bool:
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = torch._foreach_norm(gradients)
+        norm = norms[0] if len(norms) == 1 else torch.stack(norms).sum()
         if self.on_nonfinite == "raise":
-            self.watch("the gradient", norms)
+            self.watch("the gradient", norm)
             return True
-        if finite := bool(torch.isfinite(norms).all()):  # skipping must know now, which costs a synchronisation
-            return finite
+        if bool(torch.isfinite(norm)):  # skipping must know now, which costs a synchronisation
+            return True
         self.skipped += 1
         self.run.log({f"{self.name}/skipped": self.skipped})
         return False

@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -19,8 +19,9 @@ from attar.metrics import accuracy
 from attar.nets import ConvNet, Net
 from attar.run import Plan, keys
 from attar.run.fan_out import Shared, fan_out
+from attar.run.turns import take_turns
 from attar.spec import spec
-from attar.train.training import Labelled, LossOf, Training, batch_loss, fit, predict
+from attar.train.training import Labelled, LossOf, Training, batch_loss, fitting, predict
 
 
 @spec
@@ -32,6 +33,7 @@ class Protocol:
     training: Training = Training()
 
 
+_TURN = 25  # steps of one network before the next has its turn
 _HALF: dict[str, Any] = {"kind": "drop", "at": [0.5], "by": 0.1}
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -65,20 +67,35 @@ class Job:
 
 def score(job: Job) -> dict[str, float]:
     """Train one fresh network; return its test accuracy, the steps and the seconds of training."""
+    keys.seed_globals(keys.key(job.seed, ("evaluate",), "globals", (job.index,)))
+    turns = scoring(job)
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            return cast("dict[str, float]", end.value)
+
+
+def scoring(job: Job) -> Generator[int, None, dict[str, float]]:
+    """Do what `score` does in turns of some steps each; yield the steps done."""
 
     def rng(name: str, *counters: int) -> torch.Generator:
         return keys.generator(job.seed, ("evaluate",), name, (job.index, *counters))
 
     test = job.test.value
-    keys.seed_globals(keys.key(job.seed, ("evaluate",), "globals", (job.index,)))
     if job.compile:
         module, loss_of = _compiled(job.net, test.channels, test.size, test.num_classes, str(test.pixels.device))
         nets.reset(module, rng("net"))
     else:
         module, loss_of = nets.fresh(job.net, test, rng("net"), device=test.pixels.device), batch_loss
-    began = time.perf_counter()
-    steps = fit(module, job.source.value, job.training, rng, loss_of)
-    seconds = time.perf_counter() - began
+    steps, seconds, began = 0, 0.0, time.perf_counter()
+    for _ in fitting(module, job.source.value, job.training, rng, loss_of):
+        steps += 1
+        if steps % _TURN == 0:
+            seconds += time.perf_counter() - began
+            yield steps
+            began = time.perf_counter()
+    seconds += time.perf_counter() - began
     return {"accuracy": accuracy(predict(module, test), test.labels), "steps": steps, "seconds": seconds}
 
 
@@ -97,9 +114,10 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Train `protocol.networks` fresh networks on each arm and score them on `test`.
 
-    The networks train side by side in `plan.workers` processes of `plan.threads` threads, this one among them; each
-    gives, bit by bit, what it would give alone. Where enough images go through the networks (`plan.compile_after`) each
-    process compiles the training step once, and results agree up to rounding.
+    The networks train side by side, `plan.workers` at a time, on `plan.threads` threads each; each gives, bit by bit,
+    what it would give alone. They share this process and take turns. Where enough images go through the networks
+    (`plan.compile_after`) they have processes of their own, each of which compiles the training step once, and results
+    agree up to rounding.
 
     Args:
         arms: name to a function that gives the training set of network k (so that a random arm can draw anew).
@@ -114,7 +132,12 @@ def evaluate(
     """
     jobs = _jobs(arms, test, protocol, seed, plan)
     work = [job for _, job in jobs]
-    scores = fan_out("evaluate", score, work, workers=plan.workers, threads=plan.threads)
+    if any(job.compile for job in work):
+        scores = fan_out("evaluate", score, work, workers=plan.workers, threads=plan.threads)
+    else:
+        steps = [job.training.total(len(job.source.value)) for job in work]
+        turns = [scoring(job) for job in work]
+        scores = take_turns("evaluate", turns, steps, workers=plan.workers, threads=plan.threads)
     table = []
     for name in arms:
         mine = [(job, result) for (arm, job), result in zip(jobs, scores, strict=True) if arm == name]

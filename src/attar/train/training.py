@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -106,6 +106,13 @@ def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, lo
 
     `loss_of` is `batch_loss` or a compiled form of it.
     """
+    return sum(1 for _ in fitting(module, source, training, rng, loss_of))
+
+
+def fitting(
+    module: nn.Module, source: Labelled, training: Training, rng: Stream, loss_of: LossOf = batch_loss
+) -> Iterator[int]:
+    """Train as `fit` does, one step each time the next is asked for."""
     module.train()
     order = Order(source, training, rng)
     steps = training.total(len(source))
@@ -118,7 +125,7 @@ def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, lo
         optimizer.zero_grad(set_to_none=True)
         loss_of(module, images, labels).backward()
         optimizer.step()
-    return steps
+        yield step
 
 
 @torch.no_grad()
