@@ -110,6 +110,28 @@ def test_crops_stay_inside_a_tile_of_a_mosaic_where_the_protocol_says_so(data):
     assert isinstance(lessons(data, made, labels="hard", views=views).show(made, 0).views, LabelledViews)
 
 
+def test_under_a_policy_pictures_have_eight_bits_and_every_batch_its_own_draw(data):
+    made = small(data)
+    made.images = made.images * 3  # out of the range of pictures
+    source = lessons(data, made, policy="randaug").show(made, 0)
+    order = Order(source, Training(batch=6), lambda name, *counters: torch.Generator().manual_seed(9))
+    levels, drawn = set(), set()
+    for step in range(30):
+        rows = order.plan.indices(step)
+        assert sorted((rows % 6).tolist()) == list(range(6))
+        images, labels = order.batch(step)
+        assert torch.equal(images, order.batch(step)[0])
+        assert torch.equal(labels, TensorSource(made.images, made.labels).batch(rows % 6)[1])
+        pixels = data.denormalise(images) * 255
+        torch.testing.assert_close(pixels, pixels.round(), atol=2e-3, rtol=0)
+        levels |= {pixels.round().min().item(), pixels.round().max().item()}
+        drawn.add(round(float(pixels.mean()), 2))
+    assert {0.0, 255.0} <= levels <= set(map(float, range(256)))
+    assert len(drawn) > 3
+    with pytest.raises(RecipeError, match="choose one"):
+        lessons(data, made, policy="autoaug", labels="hard", views=Views())
+
+
 # --------------------------------------------------------------------- labels
 
 

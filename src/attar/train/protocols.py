@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from attar.data.policies import Policy
 from attar.data.soft_labels import Views
 from attar.nets import ConvNet, Net
 from attar.spec import spec
@@ -32,6 +33,7 @@ class Protocol:
     training: Training = Training()
     labels: Labels = "own"
     views: Views | None = None  # crops, flips and mixing, one view of every image a pass; none: images as they are
+    policy: Policy = "none"  # of pictures rounded to 8 bits, one draw a batch (arXiv 2207.09639); without views
     tiles: bool = False  # in sets of mosaics a crop stays inside one tile (arXiv 2502.06434)
     temperature: float = Field(20.0, gt=0)  # of static and soft labels, and of students that learn them
     hard_weight: float = Field(1.0, ge=0)  # β, of the classes beside what a projector says
@@ -40,6 +42,7 @@ class Protocol:
 _HALF: dict[str, Any] = {"kind": "drop", "at": [0.5], "by": 0.1}
 _SMALL_NET: dict[str, Any] = {"depth": 2, "width": 32}
 _SMALL_BN: dict[str, Any] = {**_SMALL_NET, "norm": "batch"}
+_LONG: dict[str, Any] = {"epochs": 999, "schedule": _HALF}
 _RESNET: dict[str, Any] = {"kind": "resnet18", "norm": "batch"}
 _SHIFTED: dict[str, Any] = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0], "augment": "crop"}  # by 4 px at 32, and flipped
 _MIXED: dict[str, Any] = {**_SHIFTED, "mix": "mixup", "mix_alpha": 0.8}
@@ -73,8 +76,11 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "small-fyi": {"training": {"epochs": 300, "augment": "flip"}, "net": _SMALL_NET},
     # DC-BENCH (arXiv 2207.09639) and DD-Ranking (arXiv 2505.13300) make exactly 300 and 1000 passes
     "dcbench": {"training": {"epochs": 299, "schedule": _HALF}},
-    "dcbench-dsa": {"training": {"epochs": 999, "augment": "dsa", "schedule": _HALF}},
-    "ddranking": {"training": {"epochs": 999, "augment": "dsa", "batch": 128, "schedule": _HALF}},
+    "dcbench-dsa": {"training": {**_LONG, "augment": "dsa"}},
+    "dcbench-autoaug": {"training": _LONG, "policy": "autoaug"},
+    "dcbench-randaug": {"training": _LONG, "policy": "randaug"},
+    "dcbench-cifar": {"training": _LONG, "policy": "cifar"},
+    "ddranking": {"training": {**_LONG, "augment": "dsa", "batch": 128}},
     "small": {"training": {"epochs": 300}, "net": _SMALL_NET},
     # teachers that label every view (arXiv 2306.13092, 2409.17612)
     "sre2l": _SRE2L,

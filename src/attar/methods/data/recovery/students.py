@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attar.artifacts import DistilledSet, Student, load
 from attar.artifacts.projected import ProjectedSet
-from attar.data import EpochPlan, Images
+from attar.data import EpochPlan, Images, policies
+from attar.data.policies import Policy
 from attar.data.soft_labels import Codec, Views
 from attar.errors import AttarError, RecipeError
 from attar.methods.data.hello import projector_of
@@ -65,6 +66,37 @@ class PassPlan:
         return self.images.indices(step) + self.images.n * (step // self.steps_per_epoch)
 
 
+class EightBit:
+    """Pictures in 8 bits under a policy, one draw for every batch. A `Labelled` for `fit`.
+
+    Pixels are clipped to [0, 1] and rounded, which takes from synthetic ones what no picture could hold.
+
+    Args:
+        images: what is shown otherwise.
+        like: says how pixels in [0, 1] become what networks see.
+        policy: from `attar.data.policies`.
+        key: seed of all draws.
+    """
+
+    def __init__(self, images: Labelled, like: Images, policy: Policy, key: int) -> None:
+        self.images, self.like, self.policy, self.key = images, like, policy, key
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels of rows `[n]`, counted on from pass to pass."""
+        images, labels = self.images.batch(indices % len(self))
+        rng = keys.generator(self.key, ("policy",), "draw", (int(indices[0]),))
+        pixels = (self.like.denormalise(images).clamp(0, 1) * 255).round()
+        shown = policies.apply(pixels, policies.draw(self.policy, self.like.size, rng))
+        return self.like.normalise(shown / 255), labels
+
+    def plan(self, batch: int, key: int | str) -> PassPlan:
+        """Return the order: a permutation of all images a pass."""
+        return PassPlan(EpochPlan(len(self), batch, key))
+
+
 class Lessons:
     """What every arm's students are shown, and the loss they learn it with.
 
@@ -91,6 +123,8 @@ class Lessons:
                 "soft labels of a set belong to its images as they are; with views, choose labels=static (mixed as "
                 "logits), labels=soft (a teacher's, of every view) or labels=hard"
             )
+        if protocol.policy != "none" and (protocol.views is not None or protocol.labels == "static"):
+            raise RecipeError("a policy is another way to show images than views are; choose one (views=null)")
         self.teachers: list[Student] = []
         if protocol.labels in BY_TEACHER:
             self.teachers = _fitting(_teachers(subject, teacher), like)
@@ -114,14 +148,11 @@ class Lessons:
 
     def show(self, given: DistilledSet | Images, index: int) -> Labelled:
         """Return what network `index` is trained on: views of a small set, or of real images."""
-        protocol = self.protocol
+        protocol, key = self.protocol, keys.key(self.seed, ("evaluate",), "views", (index,))
         if protocol.views is not None or protocol.labels == "static":
-            key = keys.key(self.seed, ("evaluate",), "views", (index,))
-            shown = self._views(given, protocol.views or PLAIN, key)
-            return OncePerPass(shown, len(given))
-        if isinstance(given, Images):
-            return given
-        return TensorSource(given.images, given.labels if protocol.labels == "own" else given.hard_labels())
+            return OncePerPass(self._views(given, protocol.views or PLAIN, key), len(given))
+        plain: Labelled = given if isinstance(given, Images) else _untouched(given, protocol)
+        return plain if protocol.policy == "none" else EightBit(plain, self.like, protocol.policy, key)
 
     def _views(self, given: DistilledSet | Images, views: Views, key: int) -> Labelled:
         """Return one view of each image a pass, with labels."""
@@ -159,6 +190,10 @@ class Lessons:
             return 0
         rows = steps * min(protocol.training.batch, images) * Codec(classes=classes).record.itemsize
         return min(rows, sum(teacher.bytes for teacher in self.teachers))
+
+
+def _untouched(made: DistilledSet, protocol: Protocol) -> TensorSource:
+    return TensorSource(made.images, made.labels if protocol.labels == "own" else made.hard_labels())
 
 
 def _own_logits(made: DistilledSet, temperature: float) -> Tensor | None:
