@@ -30,6 +30,8 @@ TRAJECTORIES = {
 }
 RECOVERY = {"ipc": 2, "steps": 6, "jitter": 2, "classes": 2, "squeeze.steps": 4, "squeeze.batch": 9, **NET}
 
+REGRESSION = {"steps": 12, "real_batch": 9, **NET, "pool.size": 2, "pool.max_age": 3}
+
 TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
     "herding": FEATURES,
@@ -62,6 +64,17 @@ TINY: dict[str, dict[str, Any]] = {
         "stand_in": {"kind": "convnet", "depth": 1, "width": 8},
     },
     "pca": {"ipc": 2, "scorers": 2, "scoring.steps": 5, "scoring.batch": 9, **NET},
+    "kip": {"ipc": 1, "steps": 12, "real_batch": 9, "solve_labels": True},
+    "frepo": {"ipc": 1, **REGRESSION},
+    "krr-st": {
+        "images": 6,
+        **REGRESSION,
+        **{f"teaching.{name}": value for name, value in NET.items()},
+        "teaching.dimensions": 4,
+        "teaching.projector": 8,
+        "teaching.training.steps": 4,
+        "teaching.training.batch": 9,
+    },
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }
 

@@ -117,6 +117,7 @@ KINDS = {
     "soft-labels": "attar.artifacts.soft_labels:SoftLabels",
     "selection": "attar.artifacts.selection:Selection",
     "student": "attar.artifacts.student:Student",
+    "targeted-set": "attar.artifacts.targeted:TargetedSet",
     "trajectories": "attar.artifacts.trajectories:Trajectories",
 }
 

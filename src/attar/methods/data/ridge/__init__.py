@@ -1,0 +1,1 @@
+"""The ridge core: what KIP, FRePo and KRR-ST share."""
