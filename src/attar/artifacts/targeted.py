@@ -34,7 +34,7 @@ class TargetedSet(DistilledSet):
             raise ValueError(f"targets are {targets.dtype} {list(targets.shape)}, not float32 [{len(made)}, d]")
         self = cls.__new__(cls)
         self.__dict__.update(made.__dict__)
-        self.targets = targets.detach()
+        self.images, self.targets = made.images.detach(), targets.detach()
         return self
 
     @property

@@ -77,4 +77,4 @@ class FeatureRegression:
             error = squared_error(predictions, centred_one_hot(labels, classes).double())
             support.update({"ridge": error, "margin": label_margin(targets)})
             pool.visit(number, images, targets)
-        return TargetedSet.of(synthetic, targets.detach())
+        return TargetedSet.of(synthetic, targets)

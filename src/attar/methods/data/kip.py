@@ -52,9 +52,8 @@ class KernelInducingPoints:
             kernel = self.kernel(images, images)
             predictions = kernel_ridge(kernel, self.kernel(real, images), targets, self.ridge(kernel))
             support.update(squared_error(predictions, centred_one_hot(labels, data.num_classes).double()))
-        images, targets = images.detach(), targets.detach()
         if self.solve_labels:
-            targets = self.solved(run, data, images)
+            targets = self.solved(run, data, images.detach())
         return TargetedSet.of(synthetic, targets)
 
     def ridge(self, kernel: Tensor) -> Tensor:

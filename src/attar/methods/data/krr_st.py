@@ -85,7 +85,6 @@ class SelfSupervisedTransfer:
             real, _ = order.batch(step)
             support.update(self.mismatch(pool.networks[number], known, real, synthetic.images, targets))
             pool.visit(number, synthetic.images, targets)
-        synthetic.images = synthetic.images.detach()
         return TargetedSet.of(synthetic, targets)
 
     def mismatch(self, network: nn.Module, teacher: nn.Module, real: Tensor, images: Tensor, targets: Tensor) -> Tensor:
