@@ -58,7 +58,8 @@ def test_unit_distances_are_per_place_and_forget_the_length_there():
 
 
 def test_norm_and_direction_by_hand():
-    means, labels = double(*[2, 0]).expand(1, 2).repeat(3, 1) * double(1, 2, 3)[:, None], torch.tensor([0, 1, 2])
+    labels = torch.tensor([0, 1, 2])
+    means = torch.stack([double(2, 0), double(4, 0), double(6, 0)])  # only the direction counts
     teacher = double(3, 4).expand(3, 2)  # length 5
     student = torch.stack([double(1, 0), double(0, 10), double(10, 0)])
     expected = double(1 - 1 / 5, 1 - 0, 1 - 10 / 10)
