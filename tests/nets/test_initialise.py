@@ -1,5 +1,7 @@
 """Weights come from the generator alone, in place, and leave torch's global generator as it was."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -136,3 +138,22 @@ def test_a_compiled_module_survives_a_reset_without_compiling_again():
     assert torch.allclose(second, module.embed(x), atol=1e-6)  # a compiled network pools in another order
     assert not torch.allclose(second, first, atol=1e-2)
     assert len(compilations) == 1
+
+
+def test_networks_made_in_several_threads_are_those_made_one_after_another():
+    """They share torch's global generator: without turns at it, one draws from the other's stream."""
+
+    class Slow(nn.Linear):
+        def reset_parameters(self):
+            time.sleep(0.001)  # now it is another thread's turn
+            super().reset_parameters()
+
+    def made(seed):
+        module = nn.Sequential(Slow(3, 4), Slow(4, 2))
+        nets.reset(module, generator(seed))
+        return state(module)
+
+    alone = [made(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(made, range(8)))
+    assert all(same(one, other) for one, other in zip(alone, together, strict=True))

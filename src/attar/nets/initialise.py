@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
@@ -14,6 +15,8 @@ from attar.nets.network import Network
 from attar.nets.specs import Net
 
 M = TypeVar("M", bound=nn.Module)
+
+_GLOBAL = threading.RLock()  # torch's global generator is one for all threads, and evaluation makes networks in several
 
 
 class ImageShape(Protocol):
@@ -92,12 +95,13 @@ def _seeded(rng: torch.Generator) -> Iterator[None]:
     """Seed torch's global CPU generator with one draw of `rng`, and put its state back afterwards."""
     # torch.random.fork_rng and torch.manual_seed also visit every accelerator, which costs more than the draws.
     seed = int(torch.randint(2**63 - 1, (), generator=rng))
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)
+    with _GLOBAL:
+        state = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(state)
 
 
 def _reset_on_cpu(layer: nn.Module) -> None:
