@@ -148,10 +148,11 @@ def test_networks_made_in_several_threads_are_those_made_one_after_another():
             time.sleep(0.001)  # now it is another thread's turn
             super().reset_parameters()
 
+    modules = [nn.Sequential(Slow(3, 4), Slow(4, 2)) for _ in range(8)]
+
     def made(seed):
-        module = nn.Sequential(Slow(3, 4), Slow(4, 2))
-        nets.reset(module, generator(seed))
-        return state(module)
+        nets.reset(modules[seed], generator(seed))
+        return state(modules[seed])
 
     alone = [made(seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
