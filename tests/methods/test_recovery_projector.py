@@ -1,6 +1,7 @@
 """HeLlO: low-rank updates that start at nothing, labels online from few numbers, easy crops, and a CLIP as encoder."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -8,13 +9,21 @@ from torch import nn
 from torch.nn import functional
 
 from attar.artifacts import Student, load
+from attar.data import ZCA
 from attar.data.soft_labels.views import crop
 from attar.errors import AttarError, RecipeError
 from attar.methods.data.hello import CROPS, LabelLightening, easiest_crops, projector_of
 from attar.methods.data.recovery import encoder as encoders
-from attar.methods.data.recovery.encoder import ClipEncoder, NetworkEncoder, class_means, encoder_of, turned
+from attar.methods.data.recovery.encoder import (
+    ClipEncoder,
+    NetworkEncoder,
+    class_means,
+    encoder_of,
+    read_encoder,
+    turned,
+)
 from attar.methods.data.recovery.projector import ProjectedLoss, Projector, projection_loss
-from attar.nets import ConvNet, fresh
+from attar.nets import ConvNet, efficientnet, fresh
 from attar.run import Adam
 from attar.train.training import Training
 
@@ -146,6 +155,50 @@ def test_the_method_runs_on_a_clip_and_needs_no_stored_head(open_run, tiny_image
     assert len(updated) == 2 * 7  # of the patches' convolution, four layers of attention and two behind it
     assert not [name for name in made.factors if "text" in name]
     assert projector_of(made, encoder)(made.images).shape == (3, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@torch.no_grad()
+def test_the_packaged_encoder_sees_pictures_normalised_as_it_was_trained(tiny_images, channels):
+    data = tiny_images(channels=channels)
+    encoder = encoder_of(read_encoder("efficientnet-lite0?size=32"), data)
+    unit = data.unit()[:4].expand(-1, 3, -1, -1)
+    x = functional.interpolate(unit, size=(32, 32), mode="bilinear", align_corners=False)
+    expected = efficientnet.pretrained_efficientnet_lite0().embed((x - 127 / 255) / (128 / 255))
+    torch.testing.assert_close(encoder(data.normalised(torch.arange(4))), expected, rtol=1e-3, atol=1e-4)
+    assert encoder_of("efficientnet-lite0", data).size == 224
+    assert encoder_of("efficientnet-lite0?size=96", data).size == 96
+    assert encoder.fingerprint == encoder_of("efficientnet-lite0", data).fingerprint
+
+
+def test_the_method_runs_on_the_packaged_encoder_and_names_it(open_run, tiny_images):
+    data = tiny_images(channels=3)
+    name = "efficientnet-lite0?size=32"
+    with open_run() as run:
+        made = LabelLightening(**{**FIELDS, "steps": 2, "batch": 4})(run, data=data, encoder=name)
+    assert made.hints["encoder"] == name
+    encoder = encoder_of(read_encoder(made.hints["encoder"]), data)
+    assert not any("network.head" in factor for factor in made.factors)
+    updated = [factor for factor in made.factors if factor.endswith("up") and factor.startswith("encoder.network")]
+    assert len(updated) == sum(isinstance(m, nn.Conv2d) for m in encoder.modules()) == 1 + 2 + 15 * 3 + 1
+    assert made.factors["head"].shape == (3, 1280)
+    projector = projector_of(made, encoder)
+    assert projector(made.images).shape == (3, 3)
+    norms = [layer for layer in projector.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)  # they keep ImageNet's statistics
+
+
+def test_encoders_of_photographs_refuse_what_is_none(data, tmp_path):
+    for wrong in (dataclasses.replace(data, whitening=ZCA.fit(data.pixels)), data_of_two_channels(data)):
+        with pytest.raises(RecipeError, match="one or three channels that are not whitened"):
+            encoder_of("efficientnet-lite0", wrong)
+    with pytest.raises(AttarError, match="no name of a packaged encoder: efficientnet-lite0"):
+        read_encoder("efficientnet-lite1")
+
+
+def data_of_two_channels(data):
+    return dataclasses.replace(data, pixels=data.pixels[:, :2], mean=data.mean[:2], std=data.std[:2])
 
 
 def test_the_stand_in_learns_how_images_were_turned(data):

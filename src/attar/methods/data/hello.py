@@ -119,7 +119,8 @@ class LabelLightening:
         if isinstance(origin, Student):
             made.labellers = [origin]
         else:
-            made.hints["encoder"] = str(origin.resolve())  # public and large: named, not kept
+            place = origin if isinstance(origin, str) else str(origin.resolve())
+            made.hints["encoder"] = place  # public and large: named, not kept
         factors = projector.factors()
         if not named:
             factors["head"] = projector.directions

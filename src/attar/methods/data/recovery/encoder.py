@@ -1,9 +1,10 @@
-"""The encoder a label projector stands on: a transformers CLIP, or any trained network of ours."""
+"""The encoder a label projector stands on: a transformers CLIP, a packaged ImageNet network, or any network of ours."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from torch.nn import functional
 from attar.artifacts import Student, fingerprint_of, load
 from attar.data import Images
 from attar.errors import AttarError, RecipeError
-from attar.nets import Net
+from attar.nets import Net, efficientnet
 from attar.run import Run
 from attar.train.network import TrainNetwork
 from attar.train.training import Training
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of its training
 PROMPT = "a photo of a {}."
+PACKAGED = re.compile(r"efficientnet-lite0(?:\?size=(?P<size>[1-9][0-9]{1,3}))?")  # pixels a side that it sees
 SHOTS = 20  # images of a class whose mean embedding stands for its name, where there is no text encoder
 
 
@@ -62,8 +64,65 @@ class NetworkEncoder(Encoder):
         return [layer for layer in _weighted(self.module) if layer is not getattr(self.module, "head", None)]
 
 
-class ClipEncoder(Encoder):
-    """The image tower of a transformers CLIP; grey images are shown in three equal channels, all at its own size.
+class PictureEncoder(Encoder):
+    """An encoder of photographs, which sees pictures in a size and a normalisation of its own.
+
+    Grey images are shown in three equal channels.
+
+    Args:
+        like: how images were normalised.
+        size: pixels a side that it sees.
+        mean: of its training, by channel or one for all, of pixels in [0, 1].
+        std: the same for the standard deviation.
+
+    Raises:
+        RecipeError: whitened images, or neither one channel nor three.
+    """
+
+    def __init__(self, like: Images, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if like.whitening is not None or like.channels not in (1, 3):
+            raise RecipeError(
+                "this encoder sees pictures of one or three channels that are not whitened; leave ?zca out"
+            )
+        self.size = size
+        for name, values in (("shift", like.mean), ("spread", like.std), ("mean", mean), ("std", std)):
+            tensor = torch.as_tensor(values).float().view(-1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """Return images `[n, C, S, S]` as the encoder was trained to see them, `[n, 3, size, size]`."""
+        buffers = dict(self.named_buffers(recurse=False))
+        x = (images * buffers["spread"] + buffers["shift"]).expand(-1, 3, -1, -1)
+        x = functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return (x - buffers["mean"]) / buffers["std"]
+
+
+class PackagedEncoder(PictureEncoder):
+    """EfficientNet-Lite0 with the ImageNet weights of a package, trained at 224 pixels a side (arXiv 1905.11946).
+
+    What it costs goes with the square of `size`.
+
+    Raises:
+        RecipeError: whitened images, or neither one channel nor three.
+        DataError: the package is not installed.
+    """
+
+    def __init__(self, like: Images, size: int = efficientnet.SIZE) -> None:
+        super().__init__(like, size, [efficientnet.MEAN], [efficientnet.STD])
+        self.network = efficientnet.pretrained_efficientnet_lite0().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the input `[n, 1280]` of its linear head."""
+        return self.network.embed(self.pictures(images))
+
+    def layers(self) -> list[nn.Module]:
+        """Return all but its own head, which no image reaches."""
+        return [layer for layer in _weighted(self.network) if layer is not self.network.head]
+
+
+class ClipEncoder(PictureEncoder):
+    """The image tower of a transformers CLIP.
 
     Args:
         model: a `CLIPModel`.
@@ -75,23 +134,15 @@ class ClipEncoder(Encoder):
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, like: Images) -> None:
-        super().__init__()
-        if like.whitening is not None or like.channels not in (1, 3):
-            raise RecipeError("CLIP sees pictures of one or three channels that are not whitened; leave ?zca out")
         clip: Any = model.eval().requires_grad_(False)
+        super().__init__(like, int(clip.config.vision_config.image_size), CLIP_MEAN, CLIP_STD)
         self.model, self.tokenizer = clip, tokenizer
-        self.size, self.scale = int(clip.config.vision_config.image_size), float(clip.logit_scale.exp())
-        for name, values in (("shift", like.mean), ("spread", like.std), ("mean", CLIP_MEAN), ("std", CLIP_STD)):
-            tensor = torch.as_tensor(values).float().view(-1, 1, 1)
-            self.register_buffer(name, tensor, persistent=False)
+        self.scale = float(clip.logit_scale.exp())
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the projected image features."""
-        buffers = dict(self.named_buffers(recurse=False))
-        x = (images * buffers["spread"] + buffers["shift"]).expand(-1, 3, -1, -1)
-        x = functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
         clip: Any = self.model
-        told = clip.get_image_features(pixel_values=(x - buffers["mean"]) / buffers["std"])
+        told = clip.get_image_features(pixel_values=self.pictures(images))
         return told if isinstance(told, Tensor) else torch.as_tensor(told.pooler_output)
 
     def layers(self) -> list[nn.Module]:
@@ -117,8 +168,8 @@ def _weighted(module: nn.Module) -> list[nn.Module]:
 
 def known_encoder(
     run: Run, data: Images, given: Student | str | None, net: Net | None, training: Training
-) -> Student | Path:
-    """Return what the encoder given is (a trained network, or the folder of a CLIP), or train a stand-in.
+) -> Student | Path | str:
+    """Return what the encoder given is (a trained network, the folder of a CLIP, a name), or train a stand-in.
 
     The stand-in, where `net` says so, tells by how many right angles an image was turned (Gidaris et al. 2018, arXiv
     1803.07728): it has seen images and no labels.
@@ -132,19 +183,19 @@ def known_encoder(
     if net is None:
         raise RecipeError(
             "a label projector stands on an encoder: hand one over, encoder=FOLDER of a transformers CLIP or of a "
-            "trained network, or set stand_in=convnet to train one without labels"
+            "trained network, or encoder=efficientnet-lite0, or set stand_in=convnet to train one without labels"
         )
     made: Student = run.stage("encoder", TrainNetwork(net=net, training=training), data=turned(data))
     return made
 
 
-def read_encoder(given: Student | str | Path) -> Student | Path:
-    """Return a trained network as it is or read from its folder, and the folder of a transformers CLIP.
+def read_encoder(given: Student | str | Path) -> Student | Path | str:
+    """Return a trained network as it is or read from its folder, the folder of a transformers CLIP, or a packaged name.
 
     Raises:
-        AttarError: it is neither.
+        AttarError: it is none of them.
     """
-    if isinstance(given, Student):
+    if isinstance(given, Student) or (isinstance(given, str) and PACKAGED.fullmatch(given)):
         return given
     folder = Path(given)
     if (folder / "artifact.json").exists() or (folder / "artifact").exists():
@@ -153,14 +204,21 @@ def read_encoder(given: Student | str | Path) -> Student | Path:
             raise AttarError(f"input 'encoder' takes a trained network or a CLIP; {folder} holds a {known.kind}")
         return known
     if not (folder / "config.json").exists():
-        raise AttarError(f"{folder} holds neither a trained network nor a transformers CLIP (no config.json)")
+        raise AttarError(
+            f"{folder} holds neither a trained network nor a transformers CLIP (no config.json), and is no name of a "
+            "packaged encoder: efficientnet-lite0, or efficientnet-lite0?size=96"
+        )
     return folder
 
 
-def encoder_of(known: Student | Path, like: Images) -> Encoder:
-    """Return the encoder that a trained network, or a folder of a CLIP, is for images like these."""
+def encoder_of(known: Student | Path | str, like: Images) -> Encoder:
+    """Return the encoder that a trained network, a folder of a CLIP, or a packaged name is for images like these."""
     if isinstance(known, Student):
         return NetworkEncoder(known.module)
+    if isinstance(known, str):
+        told = PACKAGED.fullmatch(known)
+        size = told["size"] if told else None
+        return PackagedEncoder(like, int(size or efficientnet.SIZE))
     from transformers import AutoTokenizer, CLIPModel
 
     words = AutoTokenizer.from_pretrained(known) if (known / "tokenizer.json").exists() else None
