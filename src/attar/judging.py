@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,21 @@ from typing import Any
 from attar import data as sources
 from attar import files
 from attar.artifacts import DistilledSet, Selection, load
+from attar.artifacts.projected import ProjectedSet
 from attar.data import Images, Splits
 from attar.errors import AttarError, RecipeError, did_you_mean
+from attar.methods.data.recovery.students import Lessons
 from attar.nets import NETS
-from attar.run import keys, plan
+from attar.run import Plan, keys, plan
 from attar.spec import build, to_json
-from attar.train.evaluation import PROTOCOLS, Protocol, evaluate
-from attar.train.training import Labelled, TensorSource
+from attar.train import continual, search
+from attar.train.evaluation import evaluate
+from attar.train.protocols import PROTOCOLS, Protocol
+from attar.train.training import Labelled
 
-Arms = dict[str, Callable[[int], Labelled]]
+Given = DistilledSet | Images
+Arms = dict[str, Callable[[int], Given]]  # name to what network k is trained on, before it is shown and labelled
+Table = list[dict[str, Any]]
 
 
 def judge(
@@ -29,28 +36,24 @@ def judge(
     nets: Sequence[str],
     baselines: Sequence[str],
     seed: int,
+    teacher: Any = None,
+    continual_steps: int | None = None,
+    network_search: bool = False,
 ) -> dict[str, Any]:
     """Return protocol, data, arms and cross-architecture arms of a small set; see `attar.evaluate`."""
     artifact = load(target) if isinstance(target, str | Path) else target
     splits = _splits(artifact, data)
     subject, name = _images(artifact, splits)
     chosen = choose_protocol(protocol, _recipe(target), subject, settings)
-    arms: Arms = {name: lambda index: TensorSource(subject.images, subject.labels)}
-    arms |= _baselines(baselines, subject, splits, seed)
-    variants = [_variant(chosen, name) for name in nets]
-    steps = chosen.training.total(len(subject))  # the same number for every arm
-    chosen = _changed(chosen, {"training": {"steps": steps}})
     work = plan.choose(splits.train.size)
-    table = evaluate(arms, splits.test, chosen, seed=seed, plan=work)
-    for row in table:
-        row["bytes"] = subject.bytes if row["name"] == "distilled" else _stored(splits.train, row["images"])
+    bench = _Bench(subject, splits, chosen, seed=seed, work=work, teacher=teacher)
+    arms: Arms = {name: lambda index: subject} | _baselines(baselines, subject, splits, seed)
+    variants = [_variant(net) for net in nets]
+    table = [row | bench.stored(row) for row in bench.table(arms)]
     small = {key: arm for key, arm in arms.items() if key != "full"}
-    cross = [
-        {"net": net.label, "arms": evaluate(small, splits.test, _changed(chosen, {"net": net}), seed=seed, plan=work)}
-        for net in variants
-    ]
-    return {
-        "protocol": to_json(chosen),
+    cross = [{"net": net.label, "arms": bench.table(small, {"net": net})} for net in variants]
+    outcome = {
+        "protocol": to_json(bench.protocol),
         "data": splits.train.source,
         "note": splits.note,
         "networks": chosen.networks,
@@ -58,23 +61,29 @@ def judge(
         "arms": table,
         "cross": cross,
     }
+    if continual_steps is not None:
+        outcome["continual"] = _continual(bench, arms, continual_steps)
+    if network_search:
+        outcome["search"] = _search(bench, small)
+    return outcome
 
 
 def choose_protocol(
     name: str | None, recipe: Mapping[str, Any], subject: DistilledSet, settings: Mapping[str, Any]
 ) -> Protocol:
-    """Return the protocol asked for, else `small` for a run made with that preset, else what the method asks for.
+    """Return the protocol asked for, else the one that the method asks for, at the size of the run's preset.
 
-    The network is the one the images were made with, unless the settings name another; where a step size was learned
-    with them, students take it.
+    For a method that asks for `sre2l`, a run made with the preset `cifar` is judged by `cifar-sre2l`, where there is
+    such a protocol; one made with `small` by `small-sre2l`, else by `small`. The network is the one the images were
+    made with, unless the settings name another; where a step size was learned with them, students take it.
 
     Raises:
         RecipeError: unknown protocol, or a setting that does not validate.
     """
     if name is None:
-        name = str(subject.hints.get("protocol", "dsa"))
-        if recipe.get("preset", "small") == "small":
-            name = f"small-{name}" if f"small-{name}" in PROTOCOLS else "small"
+        asked, preset = str(subject.hints.get("protocol", "dsa")), str(recipe.get("preset", "small"))
+        sized = f"{preset}-{asked}"
+        name = sized if sized in PROTOCOLS else "small" if preset == "small" else asked
     if name not in PROTOCOLS:
         raise RecipeError(f"unknown protocol '{name}'{did_you_mean(name, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}")
     base = dict(PROTOCOLS[name])
@@ -86,12 +95,104 @@ def choose_protocol(
     return build(Protocol, dict(settings), preset=None, name="protocol", base=base)
 
 
+class _Bench:
+    """What all arms share: the data, the number of steps, the views, and who labels them.
+
+    Args:
+        subject: the set that is judged.
+        splits: the real data.
+        protocol: how; every arm takes the steps that the set takes.
+        seed: of networks and views.
+        work: threads, and how many networks train side by side.
+        teacher: see `Lessons`.
+    """
+
+    def __init__(
+        self, subject: DistilledSet, splits: Splits, protocol: Protocol, *, seed: int, work: Plan, teacher: Any = None
+    ) -> None:
+        self.subject, self.splits, self.seed, self.work = subject, splits, seed, work
+        self.given = protocol
+        self.protocol = _changed(protocol, {"training": {"steps": protocol.training.total(len(subject))}})
+        self.lessons = Lessons(protocol, subject, splits.train, seed=seed, teacher=teacher)
+
+    def table(self, arms: Arms, changes: Mapping[str, Any] | None = None) -> Table:
+        """Return a row for each arm, under the protocol with these changes."""
+        shown = {name: functools.partial(self._shown, arm) for name, arm in arms.items()}
+        protocol = _changed(self.protocol, changes) if changes else self.protocol
+        return evaluate(shown, self.splits.test, protocol, seed=self.seed, plan=self.work, loss=self.lessons.loss)
+
+    def _shown(self, arm: Callable[[int], Given], index: int) -> Labelled:
+        return self.lessons.show(arm(index), index)
+
+    def stored(self, row: Mapping[str, Any]) -> dict[str, int]:
+        """Return the bytes of an arm's images with all that labels them, and of the labels alone."""
+        images, real, subject = int(row["images"]), self.splits.train, self.subject
+        pixels = images * real.pixels[0].numel() * real.pixels.element_size()
+        labels = images * real.labels.element_size() + self.lessons.label_bytes(images, int(row["steps"]))
+        if row["name"] == "distilled":
+            pixels = _image_bytes(subject)
+            if self.protocol.labels == "own":
+                labels = subject.labels.numel() * subject.labels.element_size()
+        return {"bytes": pixels + labels, "label_bytes": labels}
+
+
+def _image_bytes(made: DistilledSet) -> int:
+    """Return what a set's images take, where it is more than its pixels, or less: whitening, shared compensators."""
+    rest = made.labels.numel() * made.labels.element_size()
+    if (floats := made.hints.get("stored_floats")) is not None and made.labels.dim() == 2:
+        return 4 * (int(floats) - made.labels.numel())
+    if isinstance(made, ProjectedSet):
+        rest += sum(tensor.numel() * tensor.element_size() for tensor in made.factors.values())
+    return made.bytes - rest
+
+
+def _continual(bench: _Bench, arms: Arms, steps: int) -> dict[str, Any]:
+    """Return what each arm is worth as a memory, when classes come in so many steps.
+
+    Raises:
+        RecipeError: labels that a teacher of all classes gives, which would tell of classes to come.
+    """
+    if bench.protocol.labels not in ("own", "hard"):
+        raise RecipeError(
+            f"labels={bench.protocol.labels} come from a network that has seen all classes, those to come among them; "
+            "learn in steps with labels=hard, or labels=own"
+        )
+    train, test = bench.splits.train, bench.splits.test
+
+    def table(seen: list[int]) -> Table:
+        real = continual.images_of(train, seen)
+
+        def part(arm: Callable[[int], Given], index: int) -> Given:
+            given = arm(index)
+            return real if isinstance(given, Images) else continual.set_of(given, seen, real)
+
+        subject = continual.set_of(bench.subject, seen, real)
+        splits = Splits(real, continual.images_of(test, seen))
+        own = _Bench(subject, splits, bench.given, seed=bench.seed, work=bench.work)
+        return own.table({name: functools.partial(part, arm) for name, arm in arms.items()})
+
+    return continual.learn_in_steps(table, train.classes, steps=steps, order=bench.seed)
+
+
+def _search(bench: _Bench, small: Arms) -> dict[str, Any]:
+    """Return how well small arms rank a grid of networks, against training on all the data for longer."""
+    train = bench.splits.train
+    longer = search.FULL_PASSES * -(-len(train) // bench.protocol.training.batch)
+
+    def accuracies(net: Any) -> dict[str, float]:
+        rows = bench.table(small, {"net": net})
+        rows += bench.table({"full": lambda index: train}, {"net": net, "training": {"steps": longer}})
+        return {row["name"]: row["accuracy"] for row in rows}
+
+    return search.agreement(accuracies, search.grid(train.size))
+
+
 def _recipe(target: Any) -> dict[str, Any]:
     path = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
     return dict(files.read_json(path)) if path is not None and path.exists() else {}
 
 
-def _variant(protocol: Protocol, name: str) -> Any:
+def _variant(name: str) -> Any:
     if name not in NETS:
         raise RecipeError(f"unknown network '{name}'{did_you_mean(name, NETS)} Known: {', '.join(NETS)}")
     return NETS[name]
@@ -127,18 +228,12 @@ def _images(artifact: Any, splits: Splits) -> tuple[DistilledSet, str]:
 def _baselines(names: Sequence[str], subject: DistilledSet, splits: Splits, seed: int) -> Arms:
     """Return the arms to compare with: a fresh random subset a network, and all the data."""
 
-    def random(index: int) -> Labelled:
+    def random(index: int) -> DistilledSet:
         rng = keys.generator(seed, ("evaluate",), "random subset", (index,))
-        chosen = DistilledSet.from_real(splits.train, subject.ipc, rng)
-        return TensorSource(chosen.images, chosen.labels)
+        return DistilledSet.from_real(splits.train, subject.ipc, rng)
 
     known: Arms = {"random": random, "full": lambda index: splits.train}
     for name in names:
         if name not in known:
             raise RecipeError(f"unknown baseline '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}")
     return {name: known[name] for name in names}
-
-
-def _stored(data: Images, count: int) -> int:
-    """Return the bytes of `count` real images with their labels."""
-    return count * (data.pixels[0].numel() * data.pixels.element_size() + data.labels.element_size())

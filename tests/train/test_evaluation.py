@@ -7,8 +7,8 @@ from attar import judging
 from attar.artifacts import DistilledSet, Selection
 from attar.data import Splits
 from attar.errors import AttarError, DataError, RecipeError
-from attar.nets import MLP, ConvNet
-from attar.run import SGD, Plan
+from attar.nets import MLP, ConvNet, ResNet18
+from attar.run import SGD, AdamW, Cosine, Plan
 from attar.spec import build
 from attar.train.evaluation import PROTOCOLS, Protocol, evaluate
 from attar.train.training import TensorSource, Training
@@ -135,7 +135,14 @@ def test_protocols_are_the_cards(name, expected, net):
 
 @pytest.mark.parametrize(
     ("name", "passes", "augment", "batch"),
-    [("dcbench", 300, "none", 256), ("dcbench-dsa", 1000, "dsa", 256), ("ddranking", 1000, "dsa", 128)],
+    [
+        ("dcbench", 300, "none", 256),
+        ("dcbench-dsa", 1000, "dsa", 256),
+        ("dcbench-autoaug", 1000, "none", 256),
+        ("dcbench-randaug", 1000, "none", 256),
+        ("dcbench-cifar", 1000, "none", 256),
+        ("ddranking", 1000, "dsa", 128),
+    ],
 )
 def test_benchmarks_make_their_passes_and_drop_the_rate_half_way(name, passes, augment, batch):
     training = build(Protocol, base=PROTOCOLS[name]).training
@@ -145,9 +152,54 @@ def test_benchmarks_make_their_passes_and_drop_the_rate_half_way(name, passes, a
     assert factors == [1.0] * (passes // 2) + [pytest.approx(0.1)] * (passes // 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "passes", "batch", "taught"),
+    [
+        ("sre2l", 300, 128, ("soft", 20, "cutmix")),
+        ("dwa", 300, 128, ("soft", 20, "cutmix")),
+        ("pca-soft", 300, 128, ("soft", 20, "cutmix")),
+        ("cifar-sre2l", 400, 128, ("soft", 30, "mixup")),
+        ("cifar-dwa", 400, 128, ("soft", 30, "mixup")),
+        ("infer", 400, 64, ("static", 30, "mixup")),
+        ("infer-dynamic", 80, 64, ("soft", 30, "mixup")),
+        ("hello", 300, 128, ("projector", None, "none")),
+        ("pca", 300, 128, ("hard", None, "none")),
+        ("pca-hard", 300, 128, ("hard", None, "none")),
+    ],
+)
+def test_protocols_of_the_decoupled_line_are_the_cards(name, passes, batch, taught):
+    labels, temperature, mix = taught
+    protocol = build(Protocol, base=PROTOCOLS[name])
+    training, views = protocol.training, protocol.views
+    assert (training.total(batch), training.batch, training.augment) == (passes, batch, "none")
+    assert training.optimizer == AdamW(lr=1e-3, weight_decay=0.01, decays="weights")
+    assert training.schedule == Cosine()
+    assert protocol.net == ResNet18(norm="batch")
+    assert (protocol.labels, views.mix, views.flip) == (labels, mix, 0.5)
+    assert temperature in (None, protocol.temperature)
+    if mix == "mixup":  # shifts by four pixels at 32, no resized crops
+        assert (views.mix_alpha, views.scale, views.augment) == (0.8, (1.0, 1.0), "crop")
+    else:
+        assert (views.mix_alpha, views.scale, views.ratio) == (1.0, (0.08, 1.0), (3 / 4, 4 / 3))
+    assert protocol.tiles == (name == "pca")
+
+
+def test_the_pruning_setting_and_tiny_imagenets_take_sgd():
+    pruning, tiny = (build(Protocol, base=PROTOCOLS[name]).training for name in ("pca-pruning", "tiny-imagenet-dwa"))
+    assert pruning.optimizer == SGD(lr=0.1, momentum=0.9, weight_decay=1e-4)
+    assert tiny.optimizer == SGD(lr=0.2, momentum=0.9, weight_decay=1e-4)
+    assert (tiny.total(64), tiny.batch) == (200, 64)
+    assert tiny.schedule.warmup == 5 * -(-200 * 50 // 64)
+
+
 def test_every_protocol_is_held_to_the_card():
-    benchmarks = {"dcbench", "dcbench-dsa", "ddranking"}
-    assert set(PROTOCOLS) == {"dc", "dsa", "mtt", "datm", "datadam", "fyi", "small", "small-fyi", *benchmarks}
+    field = {"dc", "dsa", "mtt", "datm", "datadam", "fyi", "small", "small-fyi"}
+    benchmarks = {"dcbench", "dcbench-dsa", "dcbench-autoaug", "dcbench-randaug", "dcbench-cifar", "ddranking"}
+    teachers = {"sre2l", "cifar-sre2l", "small-sre2l", "dwa", "cifar-dwa", "tiny-imagenet-dwa", "small-dwa"}
+    others = {"infer", "infer-dynamic", "small-infer", "hello", "small-hello", "pca", "small-pca"}
+    assert set(PROTOCOLS) == field | benchmarks | teachers | others | {"pca-soft", "pca-hard", "pca-pruning"}
+    for name in PROTOCOLS:
+        build(Protocol, base=PROTOCOLS[name])
 
 
 @pytest.mark.parametrize(
@@ -158,6 +210,11 @@ def test_every_protocol_is_held_to_the_card():
         (None, {"preset": "paper"}, "dc", 300),
         (None, {}, "dsa", 300),
         ("datadam", {"preset": "small"}, "dc", 1800),
+        (None, {"preset": "paper"}, "sre2l", 299),
+        (None, {"preset": "cifar"}, "sre2l", 399),
+        (None, {"preset": "tiny-imagenet"}, "sre2l", 299),
+        (None, {"preset": "tiny-imagenet"}, "dwa", 199),
+        (None, {"preset": "small"}, "pca", 299),
     ],
 )
 def test_the_protocol_is_the_one_asked_for_else_the_presets_else_the_methods(splits, name, recipe, hint, epochs):

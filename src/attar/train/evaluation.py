@@ -10,46 +10,20 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from attar import nets
 from attar.data import Images
 from attar.metrics import accuracy
-from attar.nets import ConvNet, Net
 from attar.run import Plan, keys
 from attar.run.fan_out import Shared, fan_out
 from attar.run.turns import take_turns
-from attar.spec import spec
+from attar.train.protocols import PROTOCOLS, Protocol
 from attar.train.training import Labelled, LossOf, Training, batch_loss, fitting, predict
 
-
-@spec
-class Protocol:
-    """How a set is judged. Defaults are the field's protocol (arXiv 2006.05929); accuracy is read at the last step."""
-
-    net: Net = ConvNet(depth=3, width=128)
-    networks: int = Field(5, ge=1)  # fresh ones; the field trains 5 to 20
-    training: Training = Training()
-
+__all__ = ["PROTOCOLS", "Job", "Protocol", "evaluate", "score", "scoring"]
 
 _TURN = 25  # steps of one network before the next has its turn
-_HALF: dict[str, Any] = {"kind": "drop", "at": [0.5], "by": 0.1}
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "dc": {"training": {"epochs": 300}},
-    "dsa": {"training": {"epochs": 1000, "augment": "dsa"}},  # DSA and DM
-    "mtt": {"training": {"epochs": 1000, "augment": "dsa"}},  # and the student takes the learned step size
-    "datm": {"training": {"epochs": 1000, "augment": "dsa", "batch": 128}},
-    "datadam": {"training": {"epochs": 1800, "augment": "dsa", "batch": 64}},
-    "fyi": {"training": {"epochs": 1000, "augment": "dsa-always-flip"}},
-    "small-fyi": {"training": {"epochs": 300, "augment": "flip"}, "net": {"depth": 2, "width": 32}},
-    # DC-BENCH (arXiv 2207.09639) and DD-Ranking (arXiv 2505.13300) make exactly 300 and 1000 passes
-    "dcbench": {"training": {"epochs": 299, "schedule": _HALF}},
-    "dcbench-dsa": {"training": {"epochs": 999, "augment": "dsa", "schedule": _HALF}},
-    "ddranking": {"training": {"epochs": 999, "augment": "dsa", "batch": 128, "schedule": _HALF}},
-    "small": {"training": {"epochs": 300}, "net": {"depth": 2, "width": 32}},
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +36,7 @@ class Job:
     training: Training
     seed: int
     index: int  # of the network: the same index starts from the same weights in every arm
+    loss: LossOf = batch_loss
     compile: bool = False
 
 
@@ -87,7 +62,7 @@ def scoring(job: Job) -> Generator[int, None, dict[str, float]]:
         module, loss_of = _compiled(job.net, test.channels, test.size, test.num_classes, str(test.pixels.device))
         nets.reset(module, rng("net"))
     else:
-        module, loss_of = nets.fresh(job.net, test, rng("net"), device=test.pixels.device), batch_loss
+        module, loss_of = nets.fresh(job.net, test, rng("net"), device=test.pixels.device), job.loss
     steps, seconds, began = 0, 0.0, time.perf_counter()
     for _ in fitting(module, job.source.value, job.training, rng, loss_of):
         steps += 1
@@ -110,7 +85,13 @@ def _compiled(net: Any, channels: int, size: int, classes: int, device: str) -> 
 
 
 def evaluate(
-    arms: Mapping[str, Callable[[int], Labelled]], test: Images, protocol: Protocol, *, seed: int, plan: Plan
+    arms: Mapping[str, Callable[[int], Labelled]],
+    test: Images,
+    protocol: Protocol,
+    *,
+    seed: int,
+    plan: Plan,
+    loss: LossOf = batch_loss,
 ) -> list[dict[str, Any]]:
     """Train `protocol.networks` fresh networks on each arm and score them on `test`.
 
@@ -125,12 +106,13 @@ def evaluate(
         protocol: network and training.
         seed: of weights, batches and augmentation; network k is paired over arms.
         plan: threads, and how many networks train side by side.
+        loss: of every network; only the default is ever compiled.
 
     Returns:
         One mapping an arm: name, images, accuracy, accuracy_std (over networks), accuracies, steps, seconds (mean
         training time of one network).
     """
-    jobs = _jobs(arms, test, protocol, seed, plan)
+    jobs = _jobs(arms, test, protocol, seed=seed, plan=plan, loss=loss)
     work = [job for _, job in jobs]
     if any(job.compile for job in work):
         scores = fan_out("evaluate", score, work, workers=plan.workers, threads=plan.threads)
@@ -157,7 +139,13 @@ def evaluate(
 
 
 def _jobs(
-    arms: Mapping[str, Callable[[int], Labelled]], test: Images, protocol: Protocol, seed: int, plan: Plan
+    arms: Mapping[str, Callable[[int], Labelled]],
+    test: Images,
+    protocol: Protocol,
+    *,
+    seed: int,
+    plan: Plan,
+    loss: LossOf,
 ) -> list[tuple[str, Job]]:
     """Return every network of every arm with the arm's name; what several jobs read, they share."""
     shared: dict[int, Shared[Any]] = {}
@@ -179,7 +167,8 @@ def _jobs(
                 training,
                 seed,
                 index,
-                plan.compiles(seen[batch]),
+                loss,
+                loss is batch_loss and plan.compiles(seen[batch]),
             ),
         )
         for (name, index), source, batch in zip(names, sources, batches, strict=True)
