@@ -185,9 +185,12 @@ def preset_values(
     """Return the overrides that a preset stands for; `paper` is the defaults unless the class says otherwise.
 
     An entry named `field=value` holds overrides for the case that the field has that value, among `given` or else in
-    the preset or by default: `{"steps": 20, "ipc=1": {"steps": 150}}`.
+    the preset or by default: `{"steps": 20, "ipc=1": {"steps": 150}}`. Where a field holds a method that is still to be
+    built, an unknown preset may be that method's, who refuses it otherwise.
     """
     presets: Mapping[str, Mapping[str, Any]] = {"paper": {}, **getattr(cls, "presets", {})}
+    if preset not in presets and any(isinstance((given or {}).get(key, ""), str | Mapping) for key in methods_in(cls)):
+        return {}
     if preset not in presets:
         hint = did_you_mean(preset, presets)
         raise RecipeError(f"'{name or cls.__name__}' has no preset '{preset}'{hint} It has: {', '.join(presets)}")

@@ -5,9 +5,11 @@ import shlex
 import pytest
 
 from attar import catalogue, recipes
+from attar.errors import RecipeError
 from attar.methods.data.dc import GradientMatching
 from attar.methods.data.dm import DistributionMatching
 from attar.methods.data.fyi import MirroredBatches
+from attar.methods.data.mtt import TrajectoryMatching
 from attar.nets import ConvNet, ResNet18
 from attar.overrides import parse_overrides
 from attar.report.recipe import command_line, recipe_rows
@@ -18,6 +20,18 @@ def test_the_preset_is_applied_to_the_method_inside():
     assert build(MirroredBatches, preset="small").base == build(DistributionMatching, preset="small")
     assert build(MirroredBatches, preset="paper").base == MirroredBatches().base == DistributionMatching()
     assert build(MirroredBatches, {"base": "dc"}, preset="small").base == build(GradientMatching, preset="small")
+
+
+def test_a_preset_of_the_method_inside_is_applied_to_it():
+    made = build(MirroredBatches, {"base": "mtt", "base.ipc": 2}, preset="cifar-10-ipc-1").base
+    assert made == build(TrajectoryMatching, {"ipc": 2}, preset="cifar-10-ipc-1")
+    assert made.student_steps == 50
+    with pytest.raises(RecipeError, match=r"'dm' has no preset 'cifar-10-ipc-1'\. It has: paper, small"):
+        build(MirroredBatches, preset="cifar-10-ipc-1", name="fyi")
+    with pytest.raises(RecipeError, match="'mtt' has no preset 'cifar-10-ipc-2'; did you mean 'cifar-10-ipc-1'"):
+        build(MirroredBatches, {"base": "mtt"}, preset="cifar-10-ipc-2")
+    with pytest.raises(RecipeError, match="'fyi' has no preset 'cifar-10-ipc-1'"):
+        build(MirroredBatches, {"base": TrajectoryMatching()}, preset="cifar-10-ipc-1", name="fyi")
 
 
 def test_overrides_reach_inside_and_lie_over_the_preset():
