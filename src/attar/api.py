@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attar import files, ledger, recipes
-from attar.errors import AttarError, RecipeError, did_you_mean
+from attar.errors import AttarError, DamagedFile, RecipeError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +103,11 @@ def compare(folders: Iterable[str | Path]) -> dict[str, Any]:
     """Return what differs between the recipes of runs, and their numbers side by side."""
     rows = []
     for folder in map(Path, folders):
-        recipe = _read(folder, "recipe.json")
+        recipe, judged = _recipe(folder), _read(folder, "evaluation.json", {})
         record = _read(folder, "run.json", {})
-        judged = _read(folder, "evaluation.json", {"arms": []})
-        own: Mapping[str, Any] = next((arm for arm in judged["arms"] if arm["name"] not in {"random", "full"}), {})
-        numbers = {key: own[key] for key in ("accuracy", "accuracy_std", "images", "bytes") if key in own}
-        told = {key: recipe[key] for key in ("id", "version", "seed")}
-        flat = _flat({**told, **recipe["inputs"], **recipe["fields"]})
-        rows.append(
-            (flat, {"folder": str(folder), "state": record.get("state"), "seconds": record.get("seconds"), **numbers})
-        )
+        flat = _flat({key: recipe[key] for key in ("id", "version", "seed")} | recipe["inputs"] | recipe["fields"])
+        numbers = {"state": record.get("state"), "seconds": record.get("seconds"), **_own_numbers(judged)}
+        rows.append((flat, {"folder": str(folder), **numbers}))
     if not rows:
         raise AttarError("compare needs at least one run folder")
     keys = dict.fromkeys(key for flat, _ in rows for key in flat)
@@ -170,7 +165,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
         if not (folder / "report.html").exists():
             _complete(folder, recipe)
-        return RunResult(load(folder), folder, record["fingerprint"], record["seconds"], "finished", reused=True)
+        return _result(load(folder), folder, record, reused=True)
     resolved, splits = recipes.resolve(recipe)
     size = splits.train.size if splits is not None else 0
     chosen = plan.stored(folder) or plan.choose(size, recipe.plan)
@@ -197,7 +192,15 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
         if missing:
             _remove(missing)
         raise
-    return RunResult(artifact, folder, record["fingerprint"], record["seconds"], record["state"], reused=False)
+    return _result(artifact, folder, record, reused=False)
+
+
+def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: bool) -> RunResult:
+    """Put together what a run gave, with what run.json says of how it went."""
+    fingerprint, seconds, state = (record.get(key) for key in ("fingerprint", "seconds", "state"))
+    if not (isinstance(fingerprint, str) and isinstance(seconds, int | float) and isinstance(state, str)):
+        raise DamagedFile(f"{folder / 'run.json'} does not say how the run went; choose another folder with out=FOLDER")
+    return RunResult(artifact, folder, fingerprint, seconds, state, reused)
 
 
 def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:
@@ -285,13 +288,37 @@ def _report(folder: Path, data: Any) -> None:
     write_report(folder, data)
 
 
+def _recipe(folder: Path) -> dict[str, Any]:
+    """Return the recipe of a run.
+
+    Raises:
+        AttarError: the folder is no run's, or what it says is no recipe.
+    """
+    recipe: dict[str, Any] = _read(folder, "recipe.json")
+    missing = [key for key in ("id", "version", "seed") if key not in recipe]
+    missing += [key for key in ("inputs", "fields") if not isinstance(recipe.get(key), dict)]
+    if missing:
+        raise DamagedFile(f"{folder / 'recipe.json'} is no recipe of a run: it has no {missing[0]}")
+    return recipe
+
+
+def _own_numbers(judged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return accuracy and size of what was made, from an evaluation; nothing where there are none."""
+    arms = judged.get("arms")
+    for arm in arms if isinstance(arms, list) else []:
+        if isinstance(arm, Mapping) and arm.get("name") not in ("random", "full"):
+            told = {key: arm.get(key) for key in ("accuracy", "accuracy_std", "images", "bytes")}
+            return {key: value for key, value in told.items() if isinstance(value, int | float)}
+    return {}
+
+
 def _read(folder: Path, name: str, *default: Any) -> Any:
     path = folder / name
     if not path.exists():
         if default:
             return default[0]
         raise AttarError(f"{folder} is no run folder (it has no {name}); 'attar run' makes them")
-    return files.read_json(path)
+    return files.read_object(path)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

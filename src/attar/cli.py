@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -237,6 +238,9 @@ def _show_run(value: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file or in a file need not be valid text
+            stream.reconfigure(errors="backslashreplace")
     with contextlib.ExitStack() as exits:
         if _is_follower():
             exits.enter_context(contextlib.redirect_stdout(exits.enter_context(Path(os.devnull).open("w"))))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from attar.errors import AttarError, DamagedFile
 if TYPE_CHECKING:
     from torch import Tensor
 
+_DEEPEST = 100  # levels of a JSON file; ours have under ten
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -70,8 +72,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write `text` as UTF-8 to `path`, whole or not at all; halves of characters (of odd file names) become `?`."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,15 +82,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file as strictly as `write_json` writes one.
 
     Raises:
-        DamagedFile: the file is not JSON.
+        DamagedFile: the file is not JSON, is nested more than 100 deep, or holds a number that no float can hold.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        _check_plain(value)
+    except (ValueError, OSError, RecursionError) as error:
         raise DamagedFile(f"{path} is not readable as JSON ({error})") from None
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        DamagedFile: it holds something else, or what `read_json` refuses.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path} does not hold a JSON object")
+    return value
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
@@ -142,6 +158,20 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Refuse what those who read a file would stumble over.
+
+    Raises:
+        ValueError: nested too deep, or a number that no float can hold.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError("it holds a number that is not finite, or too large")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_plain(item, depth + 1)
 
 
 def _fsync(path: Path) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attar import files
 from attar.errors import DamagedFile
 
 FAMILY_ALPHA = 0.025  # one-sided, over all claims with a result: the same 2.5 % that a 95 % interval grants one claim
 
 _PACKAGE = Path(__file__).parent
+_MEND = "restore it from git or run the claim again"
 
 
 def directory() -> Path:
@@ -36,13 +38,15 @@ def results(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     A stale result keeps its numbers but no longer decides anything and takes no part in Holm's correction.
 
     Raises:
-        DamagedFile: a result file is not a JSON object.
+        DamagedFile: a file is not the result of a claim.
     """
     found: dict[str, dict[str, Any]] = {}
     for file in sorted((folder or directory()).glob("*.json")):
         if "." in file.stem:  # ID.freeze.json
             continue
         result = read(file)
+        if wrong := _malformed(result):
+            raise DamagedFile(f"{file}: '{wrong}' is not as a claim writes it; {_MEND}")
         found[file.stem] = {**result, "stale": bool(reasons_stale(result))}
     marks = holm({id: r["p"] for id, r in found.items() if r.get("p") is not None and not r["stale"]})
     return {id: {**result, "survives_holm": marks.get(id)} for id, result in found.items()}
@@ -55,14 +59,9 @@ def read(file: Path) -> dict[str, Any]:
         DamagedFile: the file does not hold one.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DamagedFile(
-            f"{file} cannot be read as JSON ({error}); restore it from git or run the claim again"
-        ) from None
-    if not isinstance(value, dict):
-        raise DamagedFile(f"{file} should hold one JSON object; restore it from git or run the claim again")
-    return value
+        return files.read_object(file)
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}; {_MEND}") from None
 
 
 def is_stale(result: Mapping[str, Any]) -> bool:
@@ -129,6 +128,31 @@ def holm(p_values: Mapping[str, float], alpha: float = FAMILY_ALPHA) -> dict[str
     return marks
 
 
+def _malformed(result: Mapping[str, Any]) -> str | None:
+    """Return the first key of a result whose value the ledger could not read."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def pair(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and all(end is None or number(end) for end in value)
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+    def methods(value: Any) -> bool:
+        used = value.values() if isinstance(value, dict) else [None]
+        return all(isinstance(one, dict) and isinstance(one.get("path"), str) and "version" in one for one in used)
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    said = {"verdict": text, "reason": text, "effect": number, "p": number, "interval": pair}  # or null
+    wrong = [key for key, fine in said.items() if result.get(key) is not None and not fine(result[key])]
+    wrong += [key for key, fine in (("sources", texts), ("methods", methods)) if not fine(result.get(key, {}))]
+    return wrong[0] if wrong else None
+
+
 def _written_version(node: ast.ClassDef) -> int | None:
     for line in node.body:
         target = (
@@ -146,14 +170,13 @@ def _written_version(node: ast.ClassDef) -> int | None:
 
 
 def _source(module: str) -> Path | None:
-    """Return the file of a module of this package, or of an importable module outside it (a claim under test)."""
-    if module.partition(".")[0] == "attar":
-        place = _PACKAGE.joinpath(*module.split(".")[1:])
-        return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
-    import importlib.util
+    """Return the file of a module of this package, or of one outside it that is loaded (a claim under test).
 
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
+    Nothing else: results name modules, and what a file names must not be looked for, let alone imported.
+    """
+    package, *parts = module.split(".")
+    if package == "attar" and all(part.isidentifier() for part in parts):
+        place = _PACKAGE.joinpath(*parts)
+        return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file and Path(file).is_file() else None

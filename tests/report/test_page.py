@@ -182,7 +182,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(run_folder: Path) -> None
     content = tensors.read_bytes()
     tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     text = page_of(run_folder).text
-    for told in ("Evaluation.json could not be read", "Run.json does not hold", "1 unreadable line", "checksum"):
+    for told in ("Evaluation.json is not readable as JSON", "Run.json does not hold", "1 unreadable line", "checksum"):
         assert told in text
     assert "Loop “match”" in text
 

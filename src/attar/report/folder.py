@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.errors import DataError
+from attar import files
+from attar.errors import DamagedFile, DataError
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_folder(path: Path) -> RunFolder:
         DataError: there is no `recipe.json`, so that this is not a run folder, or it cannot be read.
     """
     problems: list[str] = []
-    recipe = _read_json(path / "recipe.json", problems)
+    recipe = _read_json(path / "recipe.json", problems, "fields", "inputs")
     if not recipe:
         why = problems[0] if problems else "it has no recipe.json"
         raise DataError(f"'{path}' is not a run folder: {why}. Give the folder that 'attar run' printed")
@@ -85,15 +86,17 @@ def read_curves(path: Path, problems: list[str]) -> list[Curve]:
     return list(curves.values())
 
 
-def _read_json(path: Path, problems: list[str]) -> Mapping[str, Any]:
+def _read_json(path: Path, problems: list[str], *mappings: str) -> Mapping[str, Any]:
+    """Read an object; what is damaged, or no mapping under the keys where one belongs, is left out and named."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name} could not be read ({error})")
+        value = files.read_object(path)
+    except DamagedFile as error:
+        problems.append(str(error).replace(str(path), path.name))
         return {}
-    if not isinstance(value, dict):
-        problems.append(f"{path.name} does not hold a JSON object")
-        return {}
+    for key in mappings:
+        if not isinstance(value.get(key, {}), dict):
+            problems.append(f"‘{key}’ in {path.name} is no mapping")
+            del value[key]
     return value

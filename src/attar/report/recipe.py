@@ -66,14 +66,14 @@ def preset_fields(recipe: Mapping[str, Any], preset: str | None) -> dict[str, An
     return alike | {name: plain[name] for name in flatten(kinds) if name in plain}
 
 
-def kinds_in(values: Mapping[str, Any]) -> dict[str, Any]:
+def kinds_in(values: Any) -> dict[str, Any]:
     """Return of nested mappings the kinds alone.
 
     >>> kinds_in({"ipc": 10, "base": {"kind": "dm", "ipc": 1, "net": {"kind": "mlp", "width": 8}}})
     {'base': {'kind': 'dm', 'net': {'kind': 'mlp'}}}
     """
     found = {}
-    for name, value in values.items():
+    for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             kind = {"kind": value["kind"]} if "kind" in value else {}
             if inside := kind | kinds_in(value):
@@ -87,7 +87,7 @@ def recipe_rows(recipe: Mapping[str, Any]) -> list[Row]:
     cls = method_of(recipe)
     try:
         notes = {} if cls is None else catalogue.notes(cls, recipe.get("fields", {}))
-    except (AttarError, OSError, TypeError):  # the source is not at hand
+    except (AttarError, OSError, TypeError, AttributeError):  # the source is not at hand, or the fields are none
         notes = {}
     rows = []
     for name, value in flatten(recipe.get("fields", {})).items():

@@ -41,17 +41,18 @@ class Arm:
 
 
 def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
-    """Read the arms of an evaluation in their order; entries without a finite accuracy are left out."""
+    """Read the arms of an evaluation in their order; entries without an accuracy in [0, 1] are left out."""
     arms = []
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, Mapping):
             continue
-        each = [value for value in map(_number, entry.get("accuracies") or []) if value is not None]
-        mean = sum(each) / len(each) if each else _number(entry.get("accuracy"))
+        listed = entry.get("accuracies")
+        each = [value for value in map(_share, listed if isinstance(listed, list) else ()) if value is not None]
+        mean = sum(each) / len(each) if each else _share(entry.get("accuracy"))
         if mean is None:
             continue
         count = len(each) or int(_number(networks) or 1)
-        deviation = _number(entry.get("accuracy_std"))
+        deviation = _share(entry.get("accuracy_std"))
         if len(each) > 1:
             low, high = t_interval(each)
             deviation = math.sqrt(sum((value - mean) ** 2 for value in each) / (len(each) - 1))
@@ -134,6 +135,12 @@ def net_name(net: Any) -> str:
         return str(net)
     fields = told({key: value for key, value in net.items() if key != "kind"})
     return str(net.get("kind", "network")) + (f" ({fields})" if fields else "")
+
+
+def _share(value: Any) -> float | None:
+    """Return a number in [0, 1], or None for anything else."""
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
 
 
 def _number(value: Any) -> float | None:
