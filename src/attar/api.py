@@ -68,6 +68,9 @@ def evaluate(
     nets: Sequence[str] | None = None,
     baselines: Sequence[str] = ("random", "full"),
     seed: int = 0,
+    teacher: Any = None,
+    continual: int | None = None,
+    search: bool = False,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Train fresh networks on a distilled set and on its baselines, and score them on the real test set.
@@ -75,23 +78,38 @@ def evaluate(
     Args:
         target: a run folder, an artifact folder, or a `DistilledSet` or `Selection`.
         data: the real data; none means what the run was made from.
-        protocol: a preset of the evaluation protocol; none means `small` for a run made with that preset and for what
-            is in memory, else what the method asks for.
+        protocol: a preset of the evaluation protocol; none means what the method asks for, at the size of the run's
+            preset (`small` for what is in memory).
         networks: fresh networks an arm.
         nets: other architectures to score on as well.
         baselines: arms to compare with: `random` (a fresh random subset of the same size for each network) and `full`
             (all the data, for the same number of optimizer steps).
         seed: of the networks.
-        overrides: fields of the protocol, such as `{"training.epochs": 100}`.
+        teacher: who gives labels that the protocol asks for, instead of the networks that came with the set: a trained
+            network, a set that brings some, or a folder of either; several as a list. For `labels="projector"` the
+            encoder that the set's label projector stands on.
+        continual: let classes come in so many steps, with each arm as the memory of those before.
+        search: rank a grid of networks on each arm as well, and compare with their ranking on all the data.
+        overrides: fields of the protocol, such as `{"training.epochs": 100, "labels": "soft"}`.
 
     Returns:
-        protocol, data, arms and cross (as in evaluation.json), which is added to the run folder with a new report.
+        protocol, data, arms and cross (as in evaluation.json), which is added to the run folder with a new report;
+        continual and search where they were asked for.
     """
     from attar.judging import judge
 
     settings = {**overrides, "networks": networks}
     outcome = judge(
-        target, data=data, protocol=protocol, settings=settings, nets=nets or (), baselines=baselines, seed=seed
+        target,
+        data=data,
+        protocol=protocol,
+        settings=settings,
+        nets=nets or (),
+        baselines=baselines,
+        seed=seed,
+        teacher=teacher,
+        continual_steps=continual,
+        network_search=search,
     )
     if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
         files.write_json(Path(target) / "evaluation.json", outcome)

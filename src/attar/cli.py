@@ -140,12 +140,20 @@ def evaluate(
     nets: Annotated[str | None, typer.Option(help="Other architectures too, such as mlp,lenet.")] = None,
     baselines: Annotated[str, typer.Option(help="Arms to compare with; 'none' for none.")] = "random,full",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the networks.")] = 0,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Who labels: folders of networks, or of sets that bring some.", show_default="the set's own"),
+    ] = None,
+    continual: Annotated[
+        int | None, typer.Option(min=2, help="Classes come in so many steps, too.", show_default=False)
+    ] = None,
+    search: Annotated[bool, typer.Option("--search", help="Rank a grid of networks, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train fresh networks on what a run made, and on its baselines, and compare their test accuracy."""
     overrides = parse_overrides(settings or [])
     options: dict[str, Any] = {"data": data, "protocol": protocol, "networks": networks, "seed": seed}
-    options["nets"] = _names(nets)
+    options |= {"nets": _names(nets), "teacher": _names(teacher), "continual": continual, "search": search}
     options["baselines"] = () if baselines == "none" else _names(baselines)
     for key in overrides.keys() & options:
         raise RecipeError(f"'{key}' is an option of evaluate; write --{key} {overrides[key]}")

@@ -128,7 +128,7 @@ class _Bench:
         """Return the bytes of an arm's images with all that labels them, and of the labels alone."""
         images, real, subject = int(row["images"]), self.splits.train, self.subject
         pixels = images * real.pixels[0].numel() * real.pixels.element_size()
-        labels = images * real.labels.element_size() + self.lessons.label_bytes(images, int(row["steps"]))
+        labels = self.lessons.label_bytes(images, int(row["steps"]))
         if row["name"] == "distilled":
             pixels = _image_bytes(subject)
             if self.protocol.labels == "own":

@@ -140,6 +140,18 @@ def show_arms(result: Mapping[str, Any]) -> None:
     cross = [(entry["net"], *_arm(arm)) for entry in result.get("cross") or [] for arm in entry["arms"]]
     if cross:
         out.print(table(("net", *columns), cross, right=columns[1:], title="Other architectures"))
+    if learned := result.get("continual"):
+        arms = list(learned["average"])
+        steps = [(step["seen"], *_per_cent(step["arms"], arms)) for step in learned["steps"]]
+        steps.append(("average", *(f"{100 * learned['average'][arm]:.1f} %" for arm in arms)))
+        out.print(table(("classes seen", *arms), steps, right=arms, title="Classes in steps"))
+    if found := result.get("search"):
+        rows = [
+            (arm, found["correlation"].get(arm), chosen["net"], f"{100 * chosen['accuracy']:.1f} %")
+            for arm, chosen in found["chosen"].items()
+        ]
+        names = ("arm", "rank correlation", "its choice", "which has on all data")
+        out.print(table(names, rows, right=("rank correlation", names[3]), title="Choosing a network"))
 
 
 def show_claim(result: Mapping[str, Any]) -> None:
@@ -162,6 +174,12 @@ def _arm(arm: Mapping[str, Any]) -> tuple[Any, ...]:
     networks = len(arm.get("accuracies") or []) or None
     accuracy = f"{100 * arm['accuracy']:.1f}{spread} %"
     return arm["name"], accuracy, networks, arm.get("images"), arm.get("bytes"), arm.get("seconds")
+
+
+def _per_cent(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[str]:
+    """Return the accuracies of arms in their order, in per cent."""
+    found = {row["name"]: row["accuracy"] for row in rows}
+    return [f"{100 * found[arm]:.1f} %" for arm in arms]
 
 
 def show_values(values: Mapping[str, Any], title: str = "") -> None:

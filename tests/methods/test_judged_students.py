@@ -212,7 +212,7 @@ def test_a_projector_labels_every_view_with_its_updates_folded_in(open_run, data
     torch.testing.assert_close(taught.loss(module, shown, labels), wanted)
     names = [name for name, _ in taught.loss.projector.named_parameters()]
     assert not [name for name in names if "parametrizations" in name]
-    assert taught.label_bytes(100, 10) == sum(4 * tensor.numel() for tensor in made.factors.values())
+    assert taught.label_bytes(100, 10) == 100 * 8 + sum(4 * tensor.numel() for tensor in made.factors.values())
     with pytest.raises(RecipeError, match="another encoder"):
         lessons(data, made, teacher=student(data, 7), labels="projector")
     with pytest.raises(RecipeError, match="brings none"):  # the encoder beside it is no teacher
@@ -262,8 +262,8 @@ def test_labels_are_counted_as_the_smaller_of_their_network_and_their_store(data
     assert taught.label_bytes(6, 10) == 10 * 4 * row < teacher.bytes
     assert taught.label_bytes(6, 10_000) == teacher.bytes
     assert lessons(data, made, labels="static").label_bytes(6, 10) == 6 * 3 * 4
-    assert lessons(data, made, labels="hard").label_bytes(6, 10) == 0
-    assert lessons(data, made).label_bytes(6, 10) == 0
+    assert lessons(data, made, labels="hard").label_bytes(6, 10) == 6 * 8
+    assert lessons(data, made).label_bytes(6, 10) == 6 * 8
 
 
 # ------------------------------------------------------------------- artifact

@@ -176,20 +176,21 @@ class Lessons:
         )
 
     def label_bytes(self, images: int, steps: int) -> int:
-        """Return what the labels of so many images take, beside a class of each, for students of so many steps.
+        """Return what the labels of so many images take, for students of so many steps.
 
         Labels of every view are kept as the networks that give them or as a store of all rows, whichever is smaller; of
-        a projector the factors count, and not the encoder that everybody has.
+        a projector the factors count, beside the classes, and not the encoder that everybody has.
         """
-        protocol, classes = self.protocol, self.like.num_classes
+        protocol, known = self.protocol, self.like.num_classes
+        classes = images * self.like.labels.element_size()
         if protocol.labels == "static":
-            return images * classes * 4
+            return images * known * 4
+        if protocol.labels == "soft":
+            rows = steps * min(protocol.training.batch, images) * Codec(classes=known).record.itemsize
+            return min(rows, sum(teacher.bytes for teacher in self.teachers))
         if protocol.labels == "projector" and isinstance(self.subject, ProjectedSet):
-            return sum(tensor.numel() * tensor.element_size() for tensor in self.subject.factors.values())
-        if protocol.labels != "soft":
-            return 0
-        rows = steps * min(protocol.training.batch, images) * Codec(classes=classes).record.itemsize
-        return min(rows, sum(teacher.bytes for teacher in self.teachers))
+            return classes + sum(tensor.numel() * tensor.element_size() for tensor in self.subject.factors.values())
+        return classes
 
 
 def _untouched(made: DistilledSet, protocol: Protocol) -> TensorSource:
@@ -240,8 +241,10 @@ def _projector(subject: DistilledSet, like: Images, given: Any) -> torch.nn.Modu
     """Return the label projector that came with a set, on its encoder."""
     if not isinstance(subject, ProjectedSet):
         raise RecipeError("labels=projector need a set that brings a label projector, such as one of 'hello'")
-    brought: Sequence[Any] = subject.labellers or [subject.hints.get("encoder")]
-    origin = brought[0] if given is None else given
+    brought = [given] if isinstance(given, str | Path) or not isinstance(given, Sequence) else list(given)
+    if given is None:
+        brought = [*subject.labellers, subject.hints.get("encoder")]
+    origin = brought[0]
     if origin is None:
         raise RecipeError("this set does not say which encoder its label projector stands on; hand it over as teacher")
     encoder = encoder_of(read_encoder(origin), like).to(like.pixels.device)
