@@ -92,7 +92,7 @@ def test_contrasts_have_right_derivatives():
     assert torch.autograd.gradcheck(lambda a: supervised_contrastive(a, labels, 0.3), first)
 
 
-@pytest.mark.parametrize("rows", [10, 60])  # all rows multiplied at once, and rows picked first
+@pytest.mark.parametrize("rows", [10, 300])  # all rows multiplied at once, and rows picked first
 def test_bank_scores_are_products_with_the_rows_named(rows):
     anchors, bank = randn(3, 5).requires_grad_(), randn(rows, 5, seed=1)
     indices = torch.randint(rows, (3, 7), generator=torch.Generator().manual_seed(2))

@@ -228,3 +228,11 @@ def test_mistakes_are_explained():
         linear_cka(randn(3, 4), randn(3, 4), unbiased=True)
     with pytest.raises(RecipeError, match="embeddings of student and teacher need one shape"):
         correlation_congruence(randn(4, 3), randn(4, 2))
+
+
+@pytest.mark.parametrize("loss", [relational_distance, relational_angle])
+def test_near_points_far_from_the_origin_keep_their_distances_in_single_precision(loss):
+    student, teacher = ((1e3 + side).float() for side in (randn(30, 4), randn(30, 4, seed=1)))
+    torch.testing.assert_close(
+        loss(student, teacher).double(), loss(student.double(), teacher.double()), rtol=1e-5, atol=0
+    )

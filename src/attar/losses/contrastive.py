@@ -87,7 +87,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5, *, reductio
 def bank_scores(anchors: Tensor, bank: Tensor, indices: Tensor, temperature: float = 0.07) -> Tensor:
     """Return ⟨a_i, bank[indices_ij]⟩ / τ `[n, m]`: the scores of anchors `[n, D]` with rows of a memory `[N, D]`.
 
-    `indices` `[n, m]` in [0, N). Anchors and rows are taken as they are; CRD's have length 1. Where N is at most 4 m,
+    `indices` `[n, m]` in [0, N). Anchors and rows are taken as they are; CRD's have length 1. Where N is at most 32 m,
     all rows are multiplied at once and the scores picked, which holds n · N numbers and not n · m · D.
 
     Raises:
@@ -97,7 +97,7 @@ def bank_scores(anchors: Tensor, bank: Tensor, indices: Tensor, temperature: flo
     anchors, bank = widened(anchors), widened(bank)
     if indices.dim() != 2 or len(indices) != len(anchors):
         raise RecipeError(f"{len(anchors)} anchors need indices of as many rows, [n, m]; got {list(indices.shape)}")
-    if len(bank) <= 4 * indices.shape[1]:
+    if len(bank) <= 32 * indices.shape[1]:
         return product(anchors, bank.T).gather(1, indices) / temperature
     return product(bank[indices], anchors.unsqueeze(-1)).squeeze(-1) / temperature
 

@@ -227,7 +227,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """Return log(share · p + (1 − share) · q); −inf, with the gradient 0, where both are."""
+    """Return log(share · p + (1 − share) · q); where both are −inf some finite number, which nothing weighs."""
     nowhere = (log_p == -math.inf) & (log_q == -math.inf)
     p, q = log_p.masked_fill(nowhere, 0.0) + math.log(share), log_q.masked_fill(nowhere, 0.0) + math.log1p(-share)
-    return torch.logaddexp(p, q).masked_fill(nowhere, -math.inf)
+    return torch.logaddexp(p, q)
