@@ -97,7 +97,9 @@ def evaluate(
         continual and search where they were asked for.
     """
     from attar.judging import judge
+    from attar.run.processes import Processes, join
 
+    join()
     settings = {**overrides, "networks": networks}
     outcome = judge(
         target,
@@ -112,8 +114,7 @@ def evaluate(
         network_search=search,
     )
     if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
-        files.write_json(Path(target) / "evaluation.json", outcome)
-        _report(Path(target), outcome["data"])
+        Processes().first(lambda: _keep(Path(target), outcome))
     return outcome
 
 
@@ -219,6 +220,12 @@ def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: b
     if not (isinstance(fingerprint, str) and isinstance(seconds, int | float) and isinstance(state, str)):
         raise DamagedFile(f"{folder / 'run.json'} does not say how the run went; choose another folder with out=FOLDER")
     return RunResult(artifact, folder, fingerprint, seconds, state, reused)
+
+
+def _keep(folder: Path, outcome: dict[str, Any]) -> None:
+    """Add an evaluation to a run folder, with a new report."""
+    files.write_json(folder / "evaluation.json", outcome)
+    _report(folder, outcome["data"])
 
 
 def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:

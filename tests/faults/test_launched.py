@@ -20,11 +20,15 @@ TOLERANCE = 1e-5  # of a pixel in normalised space: what summing gradients in an
 
 
 def start(folder, words, *, launched, seconds="3600"):
+    return call(folder, ["run", *words, f"out={folder / 'run'}"], launched=launched, seconds=seconds)
+
+
+def call(folder, words, *, launched, seconds="3600"):
     environment = {**os.environ, "ATTAR_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     environment |= {"ATTAR_CHECKPOINT_SECONDS": seconds, "ATTAR_PROGRESS": "off"}
     command = LAUNCH if launched else [sys.executable, "-m", "attar"]
     return subprocess.Popen(
-        [*command, "run", *words, f"out={folder / 'run'}"],
+        [*command, *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -89,6 +93,19 @@ def test_two_launched_processes_give_what_one_gives(tmp_path, id):
             del record["time"]
         assert theirs.pop("loop") == mine.pop("loop")
         assert theirs == pytest.approx(mine, rel=1e-4)
+
+
+def test_launched_processes_share_the_networks_of_an_evaluation_and_write_it_once(tmp_path):
+    run = tmp_path / "run"
+    attar.run("random", data="digits", ipc=2, out=run)
+    protocol = ["evaluate", str(run), "training.epochs=3", "net.depth=1", "net.width=4", "--networks", "3"]
+    protocol += ["--baselines", "random", "--json"]
+    told = [
+        json.loads(finish(call(tmp_path, protocol, launched=launched)).splitlines()[-1]) for launched in (False, True)
+    ]
+    one, two = ({arm["name"]: arm["accuracies"] for arm in each["arms"]} for each in told)
+    assert one == two
+    assert json.loads((run / "evaluation.json").read_text())["arms"] == told[1]["arms"]
 
 
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):

@@ -27,7 +27,10 @@ from attar.methods.data.trajectory.segments import Window
 from attar.nets import ConvNet
 from attar.run import SGD, Adam, Plan, Run
 from attar.spec import build
+from attar.train import evaluation
 from attar.train.label import LabelSamples
+from attar.train.protocols import Protocol
+from attar.train.training import Training
 from group import as_group
 
 NET = ConvNet(depth=1, width=4)
@@ -294,3 +297,24 @@ def test_sre2l_on_two_processes_writes_its_stages_once(tmp_path, tiny_images):
     assert first == second
     (record,) = Path(tmp_path / "home" / "stages").glob("*/run.json")
     assert files.read_json(record)["starts"] == 1
+
+
+# -------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_evaluation_networks_are_shared_and_scored_as_by_one_process(tmp_path, tiny_images, noted, compiled):
+    data = tiny_images()
+    protocol = Protocol(net=NET, networks=3, training=Training(steps=4, batch=12))
+
+    def work(run):
+        plan = Plan(workers=1, compile=compiled, compile_after=0)
+        table = evaluation.evaluate({"full": lambda index: data}, data, protocol, seed=0, plan=plan)
+        return table[0]["accuracies"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plan, "compiled", lambda self, function, images: function)  # what is compiled is not asked here
+        one = alone(tmp_path, work)
+        noted(evaluation, "scoring", lambda job: job.index)
+        assert as_group(2, tmp_path / "two", work) == [one, one]
+    assert noted.read("scoring") == [["0", "2"], ["1"]]

@@ -98,8 +98,11 @@ class BarTask(Task):
 
 @contextlib.contextmanager
 def task(title: str, done: int, total: int, *, shown: bool = True) -> Iterator[Show]:
-    """Show a task while inside; call what is given with the number of steps done (and a note)."""
-    if not shown or os.environ.get("ATTAR_PROGRESS") == "off":
+    """Show a task while inside; call what is given with the number of steps done (and a note).
+
+    Of the processes that a launcher started the first alone shows anything.
+    """
+    if not shown or os.environ.get("ATTAR_PROGRESS") == "off" or os.environ.get("RANK", "0") != "0":
         yield _silent
         return
     display = (BarTask if sys.stderr.isatty() else Task)(title, done, total)

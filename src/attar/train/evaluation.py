@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from attar.data import Images
 from attar.metrics import accuracy
 from attar.run import Plan, keys
 from attar.run.fan_out import Shared, fan_out
+from attar.run.processes import Processes
 from attar.run.turns import take_turns
 from attar.train.protocols import PROTOCOLS, Protocol
 from attar.train.training import Labelled, LossOf, Training, batch_loss, fitting, predict
@@ -98,7 +99,7 @@ def evaluate(
     The networks train side by side, `plan.workers` at a time, on `plan.threads` threads each; each gives, bit by bit,
     what it would give alone. They share this process and take turns. Where enough images go through the networks
     (`plan.compile_after`) they have processes of their own, each of which compiles the training step once, and results
-    agree up to rounding.
+    agree up to rounding. Processes that a launcher started share the networks.
 
     Args:
         arms: name to a function that gives the training set of network k (so that a random arm can draw anew).
@@ -113,13 +114,7 @@ def evaluate(
         training time of one network).
     """
     jobs = _jobs(arms, test, protocol, seed=seed, plan=plan, loss=loss)
-    work = [job for _, job in jobs]
-    if any(job.compile for job in work):
-        scores = fan_out("evaluate", score, work, workers=plan.workers, threads=plan.threads)
-    else:
-        steps = [job.training.total(len(job.source.value)) for job in work]
-        turns = [scoring(job) for job in work]
-        scores = take_turns("evaluate", turns, steps, workers=plan.workers, threads=plan.threads)
+    scores = _scores([job for _, job in jobs], plan)
     table = []
     for name in arms:
         mine = [(job, result) for (arm, job), result in zip(jobs, scores, strict=True) if arm == name]
@@ -136,6 +131,21 @@ def evaluate(
             }
         )
     return table
+
+
+def _scores(jobs: list[Job], plan: Plan) -> list[dict[str, float]]:
+    """Return the score of every job, in order; each process has its part of them, and shares its machine's workers."""
+    processes = Processes()
+    each = {"workers": max(1, plan.workers // processes.beside), "threads": plan.threads}
+
+    def work(numbers: Sequence[int]) -> list[dict[str, float]]:
+        mine = [jobs[number] for number in numbers]
+        if any(job.compile for job in jobs):
+            return fan_out("evaluate", score, mine, **each)
+        steps = [job.training.total(len(job.source.value)) for job in mine]
+        return take_turns("evaluate", [scoring(job) for job in mine], steps, **each)
+
+    return processes.spread(work, len(jobs))
 
 
 def _jobs(
