@@ -43,7 +43,7 @@ class SelfSupervisedTransfer:
             "optimizer": {"lr": 0.01},  # at 1e-4 so few steps move no pixel by more than 0.025
             "real_batch": 256,
             "net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
-            "pool": {"size": 5, "max_age": 100},
+            "pool": {"size": 5},
             "teaching": SelfSupervision.presets["small"],
         },
         "tiny-imagenet": {"images": 2000, "optimizer": {"lr": 1e-5}, "net": {"depth": 4, "width": 64}},
