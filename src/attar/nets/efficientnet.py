@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError  # what torch says of a file that is no weights; nothing is unpickled here
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ def pretrained_efficientnet_lite0() -> Network:
         given = torch.load(file, map_location="cpu", weights_only=True)
         # both list the layers in the order in which images go through them, under other names
         network.load_state_dict(dict(zip(_in_order(network), given.values(), strict=True)))
-    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
         raise DamagedFile(f"{file} is not the weights of EfficientNet-Lite0: {error}; install it again") from None
     return network.eval()
 
