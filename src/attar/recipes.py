@@ -158,6 +158,8 @@ def resolve(recipe: Recipe) -> tuple[dict[str, Any], Any]:
         if annotation is data.Images:
             splits = _splits(value)
             value = splits.train
+        elif hasattr(annotation, "of"):  # a type that knows what may stand for it
+            value = annotation.of(value)
         elif isinstance(annotation, type) and issubclass(annotation, Artifact):
             value = load(value) if isinstance(value, str | Path) else value
             if not isinstance(value, annotation):

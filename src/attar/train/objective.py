@@ -1,0 +1,240 @@
+"""Objectives: what a student is trained on, beside or instead of the labels. Each is a method that trains a student."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attar import nets
+from attar.artifacts import Student
+from attar.data import Images
+from attar.errors import RecipeError
+from attar.nets import ConvNet, Net
+from attar.run import SGD, Drop, Learner, Run
+from attar.run.optimizers import Optimizer, Schedule
+from attar.spec import method, spec
+from attar.train.taps import Seen, Told, shapes
+from attar.train.teacher import Teacher, Teaching
+from attar.train.training import Order, Training, predict
+
+_CRD_DROPS = (150 / 240, 180 / 240, 210 / 240)
+
+
+@spec
+class StudentTraining(Training):
+    """How a student is trained by a teacher. Defaults are the CRD benchmark's on CIFAR-100 (arXiv 1910.10699)."""
+
+    epochs: int = Field(240, ge=1)  # passes over the data, unless `steps` are given
+    batch: int = Field(64, ge=1)
+    optimizer: Optimizer = SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)  # 0.01 for MobileNet and ShuffleNet
+    schedule: Schedule | None = Drop(at=_CRD_DROPS, by=0.1)
+    augment: str = "crop-and-flip"
+    clip: float | None = Field(None, gt=0)  # largest gradient norm
+
+    def total(self, count: int) -> int:
+        """Return the number of optimizer steps for a set of `count` images."""
+        return self.steps or self.epochs * -(-count // self.batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One named part of a student's loss: a mean over the batch, and its weight."""
+
+    name: str
+    loss: Tensor
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a step reads: inputs in the space networks see, labels, and the samples' numbers in the data."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far the training is."""
+
+    step: int
+    steps: int
+    per_epoch: int
+
+    def ramp(self, epochs: float) -> float:
+        """Return a weight that grows with the epochs, counted from 1, and is 1 from epoch `epochs` on; 1 if that is 0.
+
+        >>> [Progress(step, 40, 10).ramp(4) for step in (0, 9, 10, 39)]
+        [0.25, 0.25, 0.5, 1.0]
+        """
+        return min((self.step // self.per_epoch + 1) / epochs, 1.0) if epochs else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an objective may look at before the first step. Shapes are of one sample."""
+
+    run: Run
+    data: Images
+    student: nn.Module
+    teacher: nn.Module | None
+    student_shapes: dict[str, torch.Size]
+    teacher_shapes: dict[str, torch.Size]
+
+
+@method
+class Objective:
+    """Train a student on labels and on what a teacher tells. A subclass yields the terms that the labels do not give.
+
+    Nothing but the student's own network remains in the `Student` that comes out.
+    """
+
+    version: ClassVar = 1
+    presets: ClassVar = {
+        "small": {
+            "student": {"depth": 2, "width": 16, "norm": "batch"},
+            "teaching": {"epochs": 3},
+            "train": {
+                "steps": 700,
+                "augment": "none",
+                "schedule": {"kind": "cosine", "warmup": 50},
+            },
+        }
+    }
+
+    student: Net = ConvNet(depth=3, width=32, norm="batch")  # the network to be trained
+    train: StudentTraining = StudentTraining()
+    teaching: Teaching = Teaching()  # of a teacher that is named as a network
+    hard: float = Field(1.0, ge=0)  # weight of the cross-entropy with the labels
+    weight: float = Field(1.0, ge=0)  # of all that the teacher gives
+
+    def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the places in student and teacher that the terms read, see `attar.train.taps.place`."""
+        return (), ()
+
+    def build(self, setting: Setting) -> nn.Module:
+        """Return what the terms need for training alone; its parameters join the student's optimizer.
+
+        What has an optimizer of its own (`setting.run.learner`) is kept where `parameters()` does not see it.
+        """
+        return nn.Module()
+
+    def learners(self, state: Any) -> Sequence[Learner]:
+        """Return the learners that `build` made; they step with the student."""
+        return ()
+
+    def views(self, state: Any, batch: Batch, student: nn.Module) -> Batch:
+        """Return what student and teacher are shown of a batch."""
+        return batch
+
+    def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
+        """Yield the terms of a step."""
+        yield from ()
+
+    def weighed(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
+        """Yield the terms of a step that have a weight, times the weight of all."""
+        for term in self.terms(state, progress, student, teacher, batch):
+            if term.weight * self.weight:
+                yield dataclasses.replace(term, weight=term.weight * self.weight)
+
+    def target(self, student: Seen, batch: Batch) -> Term:
+        """Return the cross-entropy with the labels: classes `[n]`, or probabilities `[n, classes]`."""
+        loss = nn.functional.cross_entropy(student.logits, batch.labels)
+        return Term("labels", loss, self.hard)
+
+    def __call__(self, run: Run, *, data: Images, teacher: Teacher) -> Student:
+        """Train the student and return it without anything that was there for training alone."""
+        teacher = Teacher.of(teacher)
+        module = nets.fresh(self.student, data, run.rng("student"), device=run.device)
+        lessons = _Lessons(run, self, data, teacher, module)
+        state = self.build(lessons.setting).to(run.device)
+        steps = self.train.total(len(lessons))
+        whole = nn.ModuleDict({"student": module, "state": state})
+        learner = run.learner(
+            "student", whole, self.train.optimizer, schedule=self.train, steps=steps, clip=self.train.clip
+        )
+        every = (learner, *self.learners(state))
+        for step in run.loop("distil", steps):
+            whole.train()
+            progress = Progress(step, steps, -(-len(lessons) // self.train.batch))
+            batch, student, told = lessons.step(step, state)
+            found = list(self.weighed(state, progress, student, told, batch))
+            found += [self.target(student, batch)] if self.hard else []
+            share = 1 if lessons.whole else run.world
+            run.backward({term.name: term.loss * (term.weight / share) for term in found}, *every)
+            for each in every:
+                each.step()
+        return Student(module.eval(), self.student, data.channels, data.size, data.classes)
+
+
+class _Lessons:
+    """Who shows what to whom: the batches of a training, and what student and teacher say of them."""
+
+    def __init__(self, run: Run, objective: Objective, data: Images, teacher: Teacher, student: nn.Module) -> None:
+        self.run, self.objective, self.student = run, objective, student
+        self.source: Any = data
+        self.labels: Tensor | None = None
+        self.teacher: nn.Module | None = None
+        self._told: Tensor | None = None
+        if teacher.labels is not None:
+            if objective.train.augment != "none":
+                raise RecipeError("stored labels belong to the views they were made of; train with train.augment=none")
+            self.source, self.labels = teacher.labels.source_of(data), data.labels
+        else:
+            self.teacher = teacher.ready(run, data, objective.teaching)
+        self.paths = objective.taps(student, self.teacher)
+        self.setting = self._look(data)
+        self.order = Order(self.source, objective.train, run.rng)
+        self.whole = run.world > 1 and any(map(nets.batch_statistics, (student, *self._frozen())))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def step(self, step: int, state: Any) -> tuple[Batch, Seen, Seen]:
+        """Return the batch of a step, and what student and teacher say of it."""
+        images, labels = self.order.batch(step)
+        indices = self.order.plan.indices(step)
+        batch = Batch(images, labels, indices, step)
+        stored = self._stored(batch)
+        if stored is not None and self.labels is not None:
+            batch = dataclasses.replace(batch, labels=self.labels[self.source.samples(indices)])
+        shown = self.objective.views(state, batch, self.student)
+        student = Seen(self.run, self.student, shown.images, self.paths[0], whole=self.whole, frozen=False)
+        if stored is not None and shown is batch:
+            return shown, student, Told(stored)
+        if self.teacher is None:
+            raise RecipeError("this objective changes what the teacher is shown, so it needs the teacher itself")
+        return shown, student, Seen(self.run, self.teacher, shown.images, self.paths[1], whole=self.whole, frozen=True)
+
+    def _stored(self, batch: Batch) -> Tensor | None:
+        """Return what the teacher is known to say of a batch: stored, or asked for once where nothing changes it."""
+        if self.labels is not None:
+            return batch.labels.clamp_min(torch.finfo(batch.labels.dtype).tiny).log()
+        if self.objective.train.augment != "none" or self.paths[1]:
+            return None
+        if self._told is None:
+            images = self.objective.train.total(len(self)) * self.objective.train.batch
+            if images < 2 * len(self) or self.teacher is None:
+                return None
+            self._told = predict(self.teacher, self.source)
+        return self._told[batch.indices]
+
+    def _frozen(self) -> tuple[nn.Module, ...]:
+        return () if self.teacher is None else (self.teacher,)
+
+    def _look(self, data: Images) -> Setting:
+        """Pass two images through both networks, so that a wrong place is told before the first step."""
+        two = data.normalised(torch.arange(2)).to(self.run.device)
+        mine, theirs = self.paths
+        if theirs and self.teacher is None:
+            raise RecipeError("stored labels hold no features, and this objective reads some; name the teacher itself")
+        seen = shapes(self.student, two, mine) if mine else {}
+        told = shapes(self.teacher, two, theirs) if self.teacher is not None and theirs else {}
+        return Setting(self.run, data, self.student, self.teacher, seen, told)
