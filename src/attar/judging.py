@@ -139,8 +139,8 @@ class _Bench:
 def _image_bytes(made: DistilledSet) -> int:
     """Return what a set's images take, where it is more than its pixels, or less: whitening, shared compensators."""
     rest = made.labels.numel() * made.labels.element_size()
-    if (floats := made.hints.get("stored_floats")) is not None and made.labels.dim() == 2:
-        return 4 * (int(floats) - made.labels.numel())
+    if "stored_floats" in made.hints and made.labels.dim() == 2:
+        return 4 * (int(made.number("stored_floats", 1)) - made.labels.numel())
     if isinstance(made, ProjectedSet):
         rest += sum(tensor.numel() * tensor.element_size() for tensor in made.factors.values())
     return made.bytes - rest

@@ -284,6 +284,14 @@ def test_the_networks_that_label_a_set_lie_beside_it_and_change_nothing_of_it(da
     assert not list((tmp_path / "c").glob("labeller*"))
 
 
+@pytest.mark.parametrize("value", ["many", -2, True, None, [4]])
+def test_hints_that_are_no_numbers_are_told(data, value):
+    made = small(data, tiles=value)
+    taught = lessons(data, made, labels="hard", views=Views(), tiles=True)
+    with pytest.raises(DamagedFile, match="'tiles' of this set is no number above 0"):
+        taught.show(made, 0)
+
+
 def test_a_labeller_that_is_missing_damaged_or_another_is_told(data, tmp_path):
     made = labelled_by(data, small(data), student(data))
     folder = made.save(tmp_path / "a")

@@ -98,6 +98,17 @@ class DistilledSet(Artifact):
         """Return `[N]` int64: the labels, or the most probable class of soft ones."""
         return self.labels if self.labels.dim() == 1 else self.labels.argmax(1)
 
+    def number(self, name: str, default: float) -> float:
+        """Return a hint that is a number above 0, or the default where there is none of that name.
+
+        Raises:
+            DamagedFile: it is something else.
+        """
+        value = self.hints.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise DamagedFile(f"the hint '{name}' of this set is no number above 0 but {value!r}")
+        return value
+
     def pixels(self) -> Tensor:
         """Return the images `[N, C, H, W]` in [0, 1], clipped, for people to look at."""
         images = self.images.detach().cpu()

@@ -158,7 +158,7 @@ class Lessons:
         """Return one view of each image a pass, with labels."""
         logits = None
         if isinstance(given, DistilledSet):
-            images, tiles = as_images(given, self.like), int(given.hints.get("tiles", 1))
+            images, tiles = as_images(given, self.like), int(given.number("tiles", 1))
             if self.protocol.tiles and tiles > 1:
                 return TileCrops(given.images, images.labels, tiles, views=views, key=key, passes=1)
             logits, given = _own_logits(given, self.protocol.temperature), images
@@ -202,7 +202,7 @@ def _own_logits(made: DistilledSet, temperature: float) -> Tensor | None:
     if made.labels.dim() == 1:
         return None
     smallest = torch.finfo(made.labels.dtype).tiny
-    return made.labels.clamp_min(smallest).log() * float(made.hints.get("temperature", temperature))
+    return made.labels.clamp_min(smallest).log() * made.number("temperature", temperature)
 
 
 def _teachers(subject: DistilledSet, given: Any) -> list[Student]:
@@ -245,7 +245,7 @@ def _projector(subject: DistilledSet, like: Images, given: Any) -> torch.nn.Modu
     if given is None:
         brought = [*subject.labellers, subject.hints.get("encoder")]
     origin = brought[0]
-    if origin is None:
+    if not isinstance(origin, Student | str | Path):
         raise RecipeError("this set does not say which encoder its label projector stands on; hand it over as teacher")
     encoder = encoder_of(read_encoder(origin), like).to(like.pixels.device)
     return projector_of(subject, encoder).folded()
