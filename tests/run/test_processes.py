@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import distributed
 
+from attar.errors import AttarError
 from attar.run import SGD, log
 from group import as_group
 
@@ -81,6 +82,28 @@ def test_shards_cover_everything_once_in_order(tmp_path, start):
         assert run.shard(5) == slice(0, 5)
         assert run.gather(X) is X
         assert run.world == 1
+
+
+def test_a_run_that_two_processes_began_goes_on_with_one(tmp_path, start):
+    with start("alone") as run:
+        whole = descend(run)
+
+    def cut(run):
+        with pytest.MonkeyPatch.context() as patch:
+            step = run._end
+
+            def end(name, done, steps):
+                step(name, done, steps)
+                if done == 2:
+                    raise AttarError("stopped")
+
+            patch.setattr(run, "_end", end)
+            return descend(run)
+
+    assert as_group(2, tmp_path, cut, checkpoint_seconds=0.0, recipe="toy") == ["stopped"] * 2
+    with start("run") as run:
+        assert run.resumed
+        assert torch.allclose(descend(run), whole, atol=1e-6)
 
 
 def test_a_run_of_one_process_starts_no_group(start):
