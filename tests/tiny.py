@@ -32,6 +32,16 @@ RECOVERY = {"ipc": 2, "steps": 6, "jitter": 2, "classes": 2, "squeeze.steps": 4,
 
 REGRESSION = {"steps": 12, "real_batch": 9, **NET, "pool.size": 2, "pool.max_age": 3}
 
+OBJECTIVE = {
+    "teacher": "convnet-bn",
+    "teaching.epochs": 1,
+    "teaching.batch": 18,
+    **{name.replace("net.", "student."): value for name, value in NET.items()},
+    "train.steps": 8,
+    "train.batch": 12,
+    "train.schedule.warmup": 2,
+}
+
 TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
     "herding": FEATURES,
@@ -75,13 +85,17 @@ TINY: dict[str, dict[str, Any]] = {
         "teaching.training.steps": 4,
         "teaching.training.batch": 9,
     },
+    "student": {**OBJECTIVE, "objective": "kd:0.9+attention"},
+    "kd": OBJECTIVE,
+    "dkd": {**OBJECTIVE, "train.augment": "crop-and-flip"},
+    "attention": OBJECTIVE,
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }
 
 
 def methods() -> list[str]:
     """Return the ids of all methods whose code exists."""
-    return [row.id for row in ledger.rows() if ledger.exists(row.method)]
+    return [row.id for row in ledger.rows() if ledger.exists(row.code)]
 
 
 def settings(id: str) -> dict[str, Any]:

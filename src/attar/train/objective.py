@@ -168,10 +168,19 @@ class Objective:
             found = list(self.weighed(state, progress, student, told, batch))
             found += [self.target(student, batch)] if self.hard else []
             share = 1 if lessons.whole else run.world
-            run.backward({term.name: term.loss * (term.weight / share) for term in found}, *every)
+            run.backward(_by_name(found, share), *every)
             for each in every:
                 each.step()
         return Student(module.eval(), self.student, data.channels, data.size, data.classes)
+
+
+def _by_name(terms: Sequence[Term], share: int) -> dict[str, Tensor]:
+    """Return weighted terms; those of one name, which two parts of a sum may give, add up."""
+    found: dict[str, Tensor] = {}
+    for term in terms:
+        loss = term.loss * (term.weight / share)
+        found[term.name] = found[term.name] + loss if term.name in found else loss
+    return found
 
 
 class _Lessons:
