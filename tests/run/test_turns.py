@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from attar.nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
+from attar import nets
 from attar.run.turns import Turns, take_turns
 from attar.train.training import batch_loss
 
@@ -75,9 +75,29 @@ def test_each_worker_has_its_number_of_torch_threads_and_the_caller_keeps_its_ow
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(
-    "net", [ConvNet(depth=2, width=4), MLP(), LeNet(), AlexNet(), VGG11(), ResNet18()], ids=lambda net: str(net.kind)
-)
+SMALL = [
+    nets.ConvNet(depth=2, width=4),
+    nets.DoublingConvNet(depth=2, width=4),
+    nets.MLP(),
+    nets.LeNet(),
+    nets.AlexNet(),
+    nets.VGG11(width=8),
+    nets.ResNet18(width=8),
+    nets.CifarResNet(depth=8),
+    nets.WideResNet(depth=10, multiplier=1),
+    nets.ResNet50(width=4),
+    nets.CifarVGG(depth=8, width=8),
+    nets.MobileNetV2(multiplier=0.25),
+    nets.ShuffleNetV1(width=48),
+    nets.ShuffleNetV2(multiplier=0.5),
+]
+
+
+def test_all_kinds_of_networks_are_among_those_that_follow() -> None:
+    assert {net.kind for net in SMALL} >= {net.kind for net in nets.NETS.values()}
+
+
+@pytest.mark.parametrize("net", SMALL, ids=lambda net: str(net.kind))
 def test_networks_that_train_side_by_side_draw_nothing_from_global_generators(net: object) -> None:
     module = net.build(1, 32, 3)  # type: ignore[attr-defined]
     module.train()

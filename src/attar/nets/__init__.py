@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from attar.nets.specs import MLP, NETS, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, Net, ResNet18
+from attar.nets.known import NETS, Net
+from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
+from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
 
 if TYPE_CHECKING:
     from attar.nets.initialise import batch_statistics, count_parameters, freeze, fresh, reset
@@ -16,12 +18,19 @@ __all__ = [
     "NETS",
     "VGG11",
     "AlexNet",
+    "CifarResNet",
+    "CifarVGG",
     "ConvNet",
     "DoublingConvNet",
     "LeNet",
+    "MobileNetV2",
     "Net",
     "Network",
     "ResNet18",
+    "ResNet50",
+    "ShuffleNetV1",
+    "ShuffleNetV2",
+    "WideResNet",
     "batch_statistics",
     "count_parameters",
     "freeze",

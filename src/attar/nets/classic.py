@@ -1,4 +1,4 @@
-"""MLP, LeNet, AlexNet and VGG-11 as the field evaluates them on small images."""
+"""MLP, LeNet, AlexNet and VGG as the field evaluates them on small images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import itertools
 
 from torch import nn
 
-from attar.nets.network import Network, normalisation
+from attar.nets.network import Network, average_over_places, normalisation
 from attar.nets.specs import MLP, VGG11, AlexNet, LeNet, canvas
+from attar.nets.zoo_specs import CifarVGG
+
+# convolutions of each of the five blocks, by layers with weights in the original
+_VGG_BLOCKS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 def mlp(spec: MLP, channels: int, size: int, classes: int) -> Network:
@@ -58,6 +62,21 @@ def vgg11(spec: VGG11, channels: int, size: int, classes: int) -> Network:
         stages.append(nn.Sequential(*layers))
         size //= 2
     return Network(stages, [nn.MaxPool2d(2) for _ in stages], nn.Flatten(), channels * size * size, classes)
+
+
+def cifar_vgg(spec: CifarVGG, channels: int, size: int, classes: int) -> Network:
+    """Return five blocks, the last map averaged; a pool follows the first three, and the fourth from 64 px on."""
+    extra = (canvas(size) - size) // 2
+    stages = []
+    for multiple, depth in zip((1, 2, 4, 8, 8), _VGG_BLOCKS[spec.depth], strict=True):
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += _conv(channels, spec.width * multiple, "batch", size, extra=extra)
+            channels, extra = spec.width * multiple, 0
+        stages.append(nn.Sequential(*layers))
+    fourth = nn.MaxPool2d(2) if size >= 64 else nn.Identity()
+    pools = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(2), fourth, nn.Identity()]
+    return Network(stages, pools, average_over_places(), channels, classes)
 
 
 def _conv(inputs: int, outputs: int, norm: str, size: int, *, kernel: int = 3, extra: int = 0) -> nn.Sequential:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from attar.errors import RecipeError
+from attar.nets.known import Net
 from attar.nets.network import Network
-from attar.nets.specs import Net
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -5,14 +5,12 @@ All of them are the field's forms for small square images (Zhao et al. 2021, arX
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from attar.errors import AttarError, RecipeError
-from attar.spec import kinds, spec
+from attar.spec import spec
 
 if TYPE_CHECKING:
     from attar.nets.network import Network
@@ -38,7 +36,7 @@ def _need_groups(norm: Norm, width: int) -> None:
         raise ValueError(f"norm='group' makes {GROUPS} groups of channels, so the width must be a multiple of {GROUPS}")
 
 
-def _check(net: Net, channels: int, size: int, classes: int) -> None:
+def check_shape(net: Any, channels: int, size: int, classes: int) -> None:
     """Refuse a shape that the network cannot read.
 
     Raises:
@@ -96,7 +94,7 @@ class ConvNet:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""
         from attar.nets import convnet
 
-        _check(self, channels, size, classes)
+        check_shape(self, channels, size, classes)
         return convnet.convnet(self, channels, size, classes)
 
 
@@ -135,7 +133,7 @@ class MLP:
         """Build the module for images `[n, channels, size, size]`."""
         from attar.nets import classic
 
-        _check(self, channels, size, classes)
+        check_shape(self, channels, size, classes)
         return classic.mlp(self, channels, size, classes)
 
 
@@ -159,7 +157,7 @@ class LeNet:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""
         from attar.nets import classic
 
-        _check(self, channels, size, classes)
+        check_shape(self, channels, size, classes)
         return classic.lenet(self, channels, size, classes)
 
 
@@ -187,7 +185,7 @@ class AlexNet:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""
         from attar.nets import classic
 
-        _check(self, channels, size, classes)
+        check_shape(self, channels, size, classes)
         return classic.alexnet(self, channels, size, classes)
 
 
@@ -218,7 +216,7 @@ class VGG11:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""
         from attar.nets import classic
 
-        _check(self, channels, size, classes)
+        check_shape(self, channels, size, classes)
         return classic.vgg11(self, channels, size, classes)
 
 
@@ -253,30 +251,5 @@ class ResNet18:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""
         from attar.nets import resnet
 
-        _check(self, channels, size, classes)
+        check_shape(self, channels, size, classes)
         return resnet.resnet18(self, channels, size, classes)
-
-
-if TYPE_CHECKING:
-    Net = ConvNet | DoublingConvNet | MLP | LeNet | AlexNet | VGG11 | ResNet18
-else:
-    Net = kinds(ConvNet | DoublingConvNet | MLP | LeNet | AlexNet | VGG11 | ResNet18)
-
-NETS: Mapping[str, Net] = MappingProxyType(
-    {
-        "convnet": ConvNet(),
-        "convnet-bn": ConvNet(norm="batch"),
-        "convnet-swish-bn": ConvNet(norm="batch", activation="swish"),
-        "mlp": MLP(),
-        "lenet": LeNet(),
-        "alexnet": AlexNet(),
-        "alexnet-bn": AlexNet(norm="batch"),
-        "vgg11": VGG11(),
-        "vgg11-bn": VGG11(norm="batch"),
-        "resnet18": ResNet18(),
-        "resnet18-bn": ResNet18(norm="batch"),
-        "resnet18-ap": ResNet18(downsample="average"),
-        "resnet18-bn-ap": ResNet18(norm="batch", downsample="average"),
-    }
-)
-"""The cross-architecture pool by name: the paper's sizes, plain, and with batch norm (`-bn`)."""
