@@ -7,7 +7,7 @@ import torch
 
 import attar
 import tiny
-from attar import api, cli, files
+from attar import api, cli, files, judging
 from attar.artifacts import Student
 from attar.data import load
 from attar.errors import AttarError, RecipeError
@@ -145,7 +145,7 @@ def test_bytes_count_what_labels_and_shared_compensators_take(pictures):
 
 def test_classes_come_in_steps_with_the_set_as_memory(pictures):
     folder = run("dm", pictures)
-    outcome = attar.evaluate(folder, continual=3, **FAST)
+    outcome = attar.evaluate(folder, continual=3, **{**FAST, "training.batch": 2})
     learned = outcome["continual"]
     assert [step["seen"] for step in learned["steps"]] == [1, 2, 3]
     came = [name for step in learned["steps"] for name in step["classes"]]
@@ -157,7 +157,8 @@ def test_classes_come_in_steps_with_the_set_as_memory(pictures):
         ("full", 12, 1.0),
     ]
     assert [arm["images"] for arm in last] == [6, 6, 36]
-    assert len({arm["steps"] for arm in last}) == 1
+    steps = [[arm["steps"] for arm in step["arms"]] for step in learned["steps"]]
+    assert steps == [[3] * 3, [6] * 3, [9] * 3]  # three passes over the memory, as it grows, for every arm
     mean = sum(step["arms"][1]["accuracy"] for step in learned["steps"]) / 3
     assert learned["average"]["random"] == pytest.approx(mean)
     assert files.read_json(folder / "evaluation.json")["continual"] == learned
@@ -175,8 +176,16 @@ def test_networks_are_ranked_on_the_set_and_on_all_the_data(pictures, monkeypatc
     from attar.train import search
 
     monkeypatch.setattr(search, "grid", lambda size: [ConvNet(depth=1, width=width) for width in (2, 4, 8)])
+    evaluate, steps = judging.evaluate, {}
+
+    def watched(arms, test, protocol, **more):
+        steps.update(dict.fromkeys(arms, protocol.training.steps))
+        return evaluate(arms, test, protocol, **more)
+
+    monkeypatch.setattr(judging, "evaluate", watched)
     folder = run("dm", pictures)
     told = attar.evaluate(folder, search=True, **FAST)["search"]
+    assert steps == {"distilled": 3, "random": 3, "full": 10 * 6}  # ten passes over 36 images in batches of 6
     assert [set(row) for row in told["nets"]] == [{"net", "distilled", "random", "full"}] * 3
     assert set(told["correlation"]) == {"distilled", "random"}
     assert set(told["chosen"]) == {"distilled", "random", "full"}
