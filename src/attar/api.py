@@ -75,8 +75,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Train fresh networks on a distilled set and on its baselines, and score them on the real test set.
 
+    A `Student` is scored itself, beside its teacher: accuracy, negative log-likelihood in nats, and calibration error.
+
     Args:
-        target: a run folder, an artifact folder, or a `DistilledSet` or `Selection`.
+        target: a run folder, an artifact folder, or a `DistilledSet`, `Selection` or `Student`.
         data: the real data; none means what the run was made from.
         protocol: a preset of the evaluation protocol; none means what the method asks for, at the size of the run's
             preset (`small` for what is in memory).
@@ -96,23 +98,29 @@ def evaluate(
         protocol, data, arms and cross (as in evaluation.json), which is added to the run folder with a new report;
         continual and search where they were asked for.
     """
+    from attar.artifacts import Student, load
+    from attar.grading import grade
     from attar.judging import judge
     from attar.run.processes import Processes, join
 
     join()
     settings = {**overrides, "networks": networks}
-    outcome = judge(
-        target,
-        data=data,
-        protocol=protocol,
-        settings=settings,
-        nets=nets or (),
-        baselines=baselines,
-        seed=seed,
-        teacher=teacher,
-        continual_steps=continual,
-        network_search=search,
-    )
+    artifact = load(target) if isinstance(target, str | Path) else target
+    if isinstance(artifact, Student):
+        outcome = grade(artifact, target, data=data, teacher=teacher)
+    else:
+        outcome = judge(
+            target,
+            data=data,
+            protocol=protocol,
+            settings=settings,
+            nets=nets or (),
+            baselines=baselines,
+            seed=seed,
+            teacher=teacher,
+            continual_steps=continual,
+            network_search=search,
+        )
     if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
         Processes().first(lambda: _keep(Path(target), outcome))
     return outcome

@@ -135,6 +135,13 @@ def show_entry(entry: Mapping[str, Any]) -> None:
 def show_arms(result: Mapping[str, Any]) -> None:
     """Print the arms of an evaluation: accuracy over networks, storage, training time; then other architectures."""
     out = console()
+    if any("nll" in arm for arm in result["arms"]):
+        graded = ("arm", "accuracy", "nll", "calibration error", "parameters", "bytes")
+        numbers = [
+            (_arm(arm)[:2], [arm[key] for key in ("nll", "ece", "parameters", "bytes")]) for arm in result["arms"]
+        ]
+        out.print(table(graded, [(*name, *rest) for name, rest in numbers], right=graded[1:]))
+        return
     columns = ("arm", "accuracy", "networks", "images", "bytes", "seconds")
     out.print(table(columns, [_arm(arm) for arm in result["arms"]], right=columns[1:]))
     cross = [(entry["net"], *_arm(arm)) for entry in result.get("cross") or [] for arm in entry["arms"]]
