@@ -151,17 +151,20 @@ class Objective:
 
     def __call__(self, run: Run, *, data: Images, teacher: Teacher) -> Student:
         """Train the student and return it without anything that was there for training alone."""
-        teacher = Teacher.of(teacher)
         module = nets.fresh(self.student, data, run.rng("student"), device=run.device)
-        lessons = _Lessons(run, self, data, teacher, module)
+        self.teach(run, module, data, teacher)
+        return Student(module.eval(), self.student, data.channels, data.size, data.classes)
+
+    def teach(self, run: Run, module: nn.Module, data: Images, teacher: Any, loop: str = "distil") -> None:
+        """Train a module in place; what trains in several loops calls this once for each, with a name of its own."""
+        lessons = _Lessons(run, self, data, Teacher.of(teacher), module)
         state = self.build(lessons.setting).to(run.device)
         steps = self.train.total(len(lessons))
         whole = nn.ModuleDict({"student": module, "state": state})
-        learner = run.learner(
-            "student", whole, self.train.optimizer, schedule=self.train, steps=steps, clip=self.train.clip
-        )
+        name = "student" if loop == "distil" else f"student, {loop}"
+        learner = run.learner(name, whole, self.train.optimizer, schedule=self.train, steps=steps, clip=self.train.clip)
         every = (learner, *self.learners(state))
-        for step in run.loop("distil", steps):
+        for step in run.loop(loop, steps):
             whole.train()
             progress = Progress(step, steps, -(-len(lessons) // self.train.batch))
             batch, student, told = lessons.step(step, state)
@@ -171,7 +174,6 @@ class Objective:
             run.backward(_by_name(found, share), *every)
             for each in every:
                 each.step()
-        return Student(module.eval(), self.student, data.channels, data.size, data.classes)
 
 
 def _by_name(terms: Sequence[Term], share: int) -> dict[str, Tensor]:
