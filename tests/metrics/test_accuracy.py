@@ -1,10 +1,12 @@
 """Accuracy and calibration error equal values computed by hand."""
 
+import math
+
 import pytest
 import torch
 
 from attar.errors import DataError, RecipeError
-from attar.metrics import accuracy, expected_calibration_error
+from attar.metrics import accuracy, expected_calibration_error, negative_log_likelihood
 
 
 def test_accuracy_is_the_share_of_hits():
@@ -43,6 +45,13 @@ def test_the_extremes():
     certain = torch.eye(4)
     assert expected_calibration_error(certain, torch.arange(4)) == 0
     assert expected_calibration_error(certain, (torch.arange(4) + 1) % 4) == 1
+
+
+def test_the_likelihood_of_a_guess_is_that_of_even_odds_and_of_a_known_row_by_hand():
+    assert negative_log_likelihood(torch.zeros(3, 4), torch.tensor([0, 1, 2])) == pytest.approx(math.log(4))
+    rows = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log() + 3  # a constant a row changes nothing
+    expected = -(math.log(0.75) + math.log(0.9)) / 2
+    assert negative_log_likelihood(rows, torch.tensor([1, 0])) == pytest.approx(expected, rel=1e-6)
 
 
 def test_mistakes_are_explained():

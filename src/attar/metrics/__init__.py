@@ -1,6 +1,6 @@
 """Measures of what was distilled: pure functions of predictions."""
 
-from attar.metrics.accuracy import accuracy, expected_calibration_error
+from attar.metrics.accuracy import accuracy, expected_calibration_error, negative_log_likelihood
 from attar.metrics.ranking import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -16,5 +16,6 @@ __all__ = [
     "hard_label_recovery",
     "improvement_over_random",
     "label_robust_score",
+    "negative_log_likelihood",
     "rank_correlation",
 ]

@@ -44,6 +44,18 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     return (sums.abs().sum() / len(labels)).item()
 
 
+def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean of −log softmax(logits)[label] in nats, in float64; at least 0, log(classes) for a guess.
+
+    `logits` `[n, classes]`, `labels` integers `[n]`. A proper score: it is least for the true probabilities.
+
+    Raises:
+        DataError: no samples, or shapes that do not fit.
+    """
+    _check(logits, labels)
+    return torch.nn.functional.cross_entropy(logits.double(), labels).item()
+
+
 def _check(scores: Tensor, labels: Tensor) -> None:
     """Refuse shapes other than `[n, classes]` and `[n]` with n ≥ 1."""
     if scores.dim() != 2 or labels.shape != scores.shape[:1]:
