@@ -311,6 +311,92 @@ def test_a_full_disk_says_so_and_loses_nothing_that_was_committed(tmp_path):
     assert fill(tmp_path / "full", 20, start=5).fingerprint == untouched
 
 
+@pytest.fixture
+def disk(monkeypatch):
+    """Return a switch: while it is on, no manifest can be written."""
+    from attar import files
+
+    state = {"full": False}
+    write_json = files.write_json
+
+    def write(path, value):
+        if state["full"]:
+            raise AttarError("the disk is full")
+        write_json(path, value)
+
+    monkeypatch.setattr(files, "write_json", write)
+    return state
+
+
+def test_a_writer_that_could_not_commit_lets_go_of_the_store(tmp_path, disk):
+    writer = SoftLabelWriter(tmp_path, head())
+    writer.append(torch.arange(3), torch.zeros(3, dtype=torch.int64), logits(3))
+    disk["full"] = True
+    with pytest.raises(AttarError, match="disk is full"), writer:
+        pass
+    disk["full"] = False
+    assert len(fill(tmp_path, 5)) == 5
+
+
+def test_a_writer_whose_disk_was_full_when_a_shard_was_goes_on_when_there_is_room(tmp_path, disk):
+    views = torch.zeros(8, dtype=torch.int64)
+    with SoftLabelWriter(tmp_path, head()) as writer:
+        disk["full"] = True
+        with pytest.raises(AttarError, match="disk is full"):
+            writer.append(torch.arange(8), views, logits(64)[:8])  # a whole shard
+        disk["full"] = False
+        writer.append(torch.arange(8, 11), views[:3], logits(64)[8:11])
+    assert SoftLabelStore(tmp_path).fingerprint == fill(tmp_path / "whole", 11).fingerprint
+
+
+def test_nothing_is_appended_behind_rows_that_were_written_in_part(tmp_path):
+    with SoftLabelWriter(tmp_path, head()) as writer:
+        writer.append(torch.arange(3), torch.zeros(3, dtype=torch.int64), logits(64)[:3])
+        writer.commit()
+        writer._file = Full(writer._file)
+        with pytest.raises(AttarError, match="cannot be written"):
+            writer.append(torch.arange(3, 5), torch.zeros(2, dtype=torch.int64), logits(64)[3:5])
+        with pytest.raises(AttarError, match="open it again"):
+            writer.append(torch.arange(5, 6), torch.zeros(1, dtype=torch.int64), logits(64)[5:6])
+    assert fill(tmp_path, 20, start=3).fingerprint == fill(tmp_path / "whole", 20).fingerprint
+
+
+class Full:
+    """A file on a disk that takes half of what is written next."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_store_has_no_more_shards_than_a_reader_takes(tmp_path, monkeypatch):
+    for module in ("store", "writer"):
+        monkeypatch.setattr(f"attar.data.soft_labels.{module}.MAX_SHARDS", 2)
+    assert len(fill(tmp_path, 16)) == 16
+    with pytest.raises(DataError, match="more rows a shard"):
+        fill(tmp_path, 20, start=16)
+    assert len(SoftLabelStore(tmp_path)) == 16
+
+
+def test_a_sample_out_of_range_is_not_the_first_of_the_next_view(tmp_path):
+    with SoftLabelWriter(tmp_path, head()) as writer:
+        writer.append(torch.tensor([0, 0]), torch.tensor([0, 1]), logits(2))
+    store = SoftLabelStore(tmp_path)
+    assert store.find(torch.tensor([0]), torch.tensor([1])).tolist() == [1]
+    for sample in (2**40, -1, 100):
+        with pytest.raises(DataError, match=f"sample {sample} is not in this store's range, 0 to 99"):
+            store.find(torch.tensor([sample]), torch.tensor([0]))
+    for row in (-1, 2):
+        with pytest.raises(DataError, match=f"numbered 0 to 1; got {row}"):
+            store.records(torch.tensor([0, row]))
+
+
 def test_two_writers_on_one_store_are_refused(tmp_path):
     with SoftLabelWriter(tmp_path, head()), pytest.raises(AttarError, match="another process"):
         SoftLabelWriter(tmp_path, head())
@@ -318,8 +404,12 @@ def test_two_writers_on_one_store_are_refused(tmp_path):
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(AttarError, match=r"thesis\.txt"):
+    (tmp_path / ".draft.tmp").write_text("hidden, and not ours")
+    (tmp_path / "part" / ".figures.tmp").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AttarError, match="is no soft-label store"):
         SoftLabelWriter(tmp_path, head())
+    assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(AttarError, match="no soft-label store"):
         SoftLabelStore(tmp_path)

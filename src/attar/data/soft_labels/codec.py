@@ -69,11 +69,12 @@ class Codec:
         if self.top_k is None:
             records["values"] = logs.clamp_min(LOWEST).half().numpy()
             return records
-        values, classes = logs.exp().topk(self.top_k, dim=-1)
+        shares = logs.exp()
+        values, classes = shares.topk(self.top_k, dim=-1)
         records["classes"] = classes.numpy()
         records["values"] = values.half().numpy()
         # summed, not 1 minus the rest: a tail of 1e-6 would drown in the rounding of that difference
-        records["tail"] = logs.exp().scatter_(-1, classes, 0.0).sum(-1).half().numpy()
+        records["tail"] = shares.scatter_(-1, classes, 0.0).sum(-1).half().numpy()
         return records
 
     def decode(self, records: np.ndarray, *, temperature: float = 1.0, prior: Tensor | None = None) -> Tensor:

@@ -54,6 +54,20 @@ class Head:
         """Rows of a full shard."""
         return self.shard_rows or max(1, SHARD_BYTES // self.codec.record.itemsize)
 
+    def keys(self, samples: Tensor, views: Tensor) -> np.ndarray:
+        """Return uint64 keys `[n]`, view · 2⁴⁰ + sample, in whose order rows are stored.
+
+        Raises:
+            DataError: ids of another shape, or out of range: their keys would be those of other rows.
+        """
+        if samples.dim() != 1 or samples.shape != views.shape:
+            raise DataError(f"samples and views are [n] each; got {list(samples.shape)} and {list(views.shape)}")
+        for name, ids, end in (("sample", samples, self.samples), ("view", views, MAX_VIEWS)):
+            if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < end):
+                worst = int(ids.max()) if int(ids.max()) >= end else int(ids.min())
+                raise DataError(f"{name} {worst} is not in this store's range, 0 to {end - 1}")
+        return (views.numpy().astype(np.uint64) << np.uint64(40)) | samples.numpy().astype(np.uint64)
+
 
 class SoftLabelStore:
     """A store opened for reading.
@@ -72,6 +86,7 @@ class SoftLabelStore:
         self.head = read_head(self.folder)
         self._maps: dict[int, np.ndarray] = {}
         self._manifests = read_manifests(self.folder, self.head)
+        self._rows: int = sum(manifest["rows"] for manifest in self._manifests)
         for shard, manifest in enumerate(self._manifests if verify else []):
             if _sha256(shard_path(self.folder, shard), manifest["rows"] * self._record.itemsize) != manifest["sha256"]:
                 raise DamagedFile(
@@ -80,7 +95,7 @@ class SoftLabelStore:
                 )
 
     def __len__(self) -> int:
-        return sum(manifest["rows"] for manifest in self._manifests)
+        return self._rows
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a worker process maps the files itself: maps would travel as copies
@@ -109,36 +124,28 @@ class SoftLabelStore:
         Raises:
             DataError: a row number that does not exist.
         """
-        wanted = rows.numpy()
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
-            raise DataError(f"rows of {self.folder} are numbered 0 to {len(self) - 1}; got {int(wanted.max())}")
-        out = np.empty(len(wanted), self._record)
-        shards, places = np.divmod(wanted, self.head.rows_per_shard)
-        for shard in np.unique(shards):
-            picked = shards == shard
-            out[picked] = self._shard(int(shard))[places[picked]]
-        return out
+        return self._read(rows.numpy())
 
     def keys(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return samples and views `[n]` of row numbers `[n]`."""
-        return split_keys(self.records(rows)["key"])
+        return split_keys(self._read(rows.numpy(), "key"))
 
     def find(self, samples: Tensor, views: Tensor) -> Tensor:
         """Return the row numbers `[n]` of (sample, view) pairs.
 
         Raises:
-            DataError: a pair that was never labelled.
+            DataError: a pair that was never labelled, or out of range.
         """
-        wanted = join_keys(samples, views)
+        wanted = self.head.keys(samples, views)
         low, high = np.zeros(len(wanted), np.int64), np.full(len(wanted), len(self), np.int64)
         while (low < high).any():  # bisection of all pairs at once: maps are touched where they are asked, no more
             middle = np.minimum((low + high) // 2, max(len(self) - 1, 0))
-            below = self.records(torch.from_numpy(middle))["key"] < wanted
+            below = self._read(middle, "key") < wanted
             open_ = low < high
             low, high = np.where(open_ & below, middle + 1, low), np.where(open_ & ~below, middle, high)
         rows = torch.from_numpy(low)
         missing = low >= len(self)
-        missing[~missing] = self.records(rows[torch.from_numpy(~missing)])["key"] != wanted[~missing]
+        missing[~missing] = self._read(low[~missing], "key") != wanted[~missing]
         if missing.any():
             sample, view = int(samples[missing.argmax()]), int(views[missing.argmax()])
             raise DataError(f"{self.folder} holds no label of sample {sample} in view {view}; label it first")
@@ -158,16 +165,24 @@ class SoftLabelStore:
             except OSError:
                 shutil.copyfile(path, folder / path.name, follow_symlinks=False)
 
+    def _read(self, rows: np.ndarray, field: str | None = None) -> np.ndarray:
+        """Return the records of rows `[n]`, or one field of them."""
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            wrong = int(rows.max() if rows.min() >= 0 else rows.min())
+            raise DataError(f"rows of {self.folder} are numbered 0 to {len(self) - 1}; got {wrong}")
+        out = np.empty(len(rows), self._record if field is None else self._record[field])
+        shards, places = np.divmod(rows, self.head.rows_per_shard)
+        for shard in np.unique(shards):
+            picked = shards == shard
+            mapped = self._shard(int(shard))
+            out[picked] = (mapped if field is None else mapped[field])[places[picked]]
+        return out
+
     def _shard(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
             rows = self._manifests[shard]["rows"]
             self._maps[shard] = np.memmap(shard_path(self.folder, shard), self._record, mode="r", shape=(rows,))
         return self._maps[shard]
-
-
-def join_keys(samples: Tensor, views: Tensor) -> np.ndarray:
-    """Return uint64 keys `[n]`, view · 2⁴⁰ + sample, in whose order rows are stored."""
-    return (views.numpy().astype(np.uint64) << np.uint64(40)) | samples.numpy().astype(np.uint64)
 
 
 def split_keys(keys: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -223,6 +238,11 @@ def read_manifests(folder: Path, head: Head) -> list[dict[str, Any]]:
         if len(manifests) > MAX_SHARDS:
             raise DamagedFile(f"{folder} has more than {MAX_SHARDS} shards")
     return manifests
+
+
+def is_leftover(path: Path) -> bool:
+    """Say whether a file is what a writer that was killed while it replaced one of a store's files left aside."""
+    return re.fullmatch(r"\.(head\.json|shard-\d{5}\.(rows|json))\.\d+\.tmp", path.name) is not None
 
 
 def shard_numbers(folder: Path) -> list[int]:

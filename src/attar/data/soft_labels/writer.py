@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from attar import files
 from attar.data.soft_labels.store import (
-    MAX_VIEWS,
+    MAX_SHARDS,
     Head,
     hash_prefix,
-    join_keys,
+    is_leftover,
     read_head,
     read_manifests,
     shard_numbers,
@@ -48,7 +49,8 @@ class SoftLabelWriter:
         self._full, self._rows, self._committed = 0, 0, 0  # shards filled; rows in that shard; those that count
         self._last: np.uint64 | None = None  # key of the last row
         self._hash = hashlib.sha256()  # over the rows in that shard
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.folder)
+        self._refuse_others()  # before a lock is put among them
         if (self.folder / ".lock").is_symlink():  # opening it would empty what it points to
             raise DamagedFile(f"{self.folder / '.lock'} is a link; a store holds no links")
         self._lock = FileLock(self.folder / ".lock")
@@ -66,9 +68,11 @@ class SoftLabelWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.commit()
-        self.close()
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.close()
 
     def __len__(self) -> int:
         """Return the rows appended, those not yet committed included."""
@@ -82,8 +86,7 @@ class SoftLabelWriter:
             NonFinite: the teacher's output is NaN or infinite.
             AttarError: the disk is full; what was committed is intact.
         """
-        self._check(samples, views)
-        keys = join_keys(samples, views)
+        keys = self.head.keys(samples, views)
         if (keys[1:] <= keys[:-1]).any() or (len(keys) and self._last is not None and keys[0] <= self._last):
             raise DataError(
                 "rows of a soft-label store come in ascending order of (view, sample), each once; sort the batch, and "
@@ -91,19 +94,18 @@ class SoftLabelWriter:
             )
         records = self.head.codec.encode(keys, logits)
         while len(records):
+            self._next_shard_if_full()  # here too: a disk may have been full when the shard was
             room = self.head.rows_per_shard - self._rows
             self._write(records[:room])
             records = records[room:]
-            if self._rows == self.head.rows_per_shard:
-                self.commit()
-                self._full, self._rows = self._full + 1, 0
-                self._start_shard()
+            self._next_shard_if_full()
 
     def commit(self) -> None:
         """Make all appended rows count: rows to the disk first, then the manifest of their shard."""
         if self._rows == self._committed:
             return
-        assert self._file is not None
+        if self._file is None:
+            raise AttarError(f"the disk was full when {self.folder} was written; open it again to go on from its end")
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -160,11 +162,18 @@ class SoftLabelWriter:
     def _size(self) -> int:
         return self.head.codec.record.itemsize
 
+    def _refuse_others(self) -> None:
+        """Refuse a folder that is no store and holds something else than what a killed writer leaves."""
+        if (self.folder / "head.json").exists():
+            return
+        others = [path for path in self.folder.iterdir() if path.name != ".lock" and not is_leftover(path)]
+        if others:
+            raise AttarError(f"{self.folder} holds {others[0].name} and is no soft-label store; choose another folder")
+
     def _open(self) -> None:
-        files.remove_leftovers(self.folder)
+        for leftover in filter(is_leftover, list(self.folder.iterdir())):  # ours alone: the folder is the user's
+            leftover.unlink(missing_ok=True)
         if not (self.folder / "head.json").exists():
-            if others := [path.name for path in self.folder.iterdir() if path.name != ".lock"]:
-                raise AttarError(f"{self.folder} holds {others[0]} and is no soft-label store; choose another folder")
             write_head(self.folder, self.head)
         there = to_json(read_head(self.folder))
         mine = to_json(self.head)
@@ -185,6 +194,12 @@ class SoftLabelWriter:
             raise DamagedFile(
                 f"{shard_path(self.folder, self._full)} does not match its checksum; label the data again"
             )
+
+    def _next_shard_if_full(self) -> None:
+        if self._rows == self.head.rows_per_shard:
+            self.commit()
+            self._full, self._rows = self._full + 1, 0
+            self._start_shard()
 
     def _start_shard(self) -> None:
         """Open the shard that is being filled, behind the `_rows` rows in it that count."""
@@ -216,20 +231,16 @@ class SoftLabelWriter:
             file.seek(place * self._size)
             return np.uint64(int.from_bytes(file.read(8), "little"))
 
-    def _check(self, samples: Tensor, views: Tensor) -> None:
-        if samples.dim() != 1 or samples.shape != views.shape:
-            raise DataError(f"samples and views are [n] each; got {list(samples.shape)} and {list(views.shape)}")
-        for name, ids, end in (("sample", samples, self.head.samples), ("view", views, MAX_VIEWS)):
-            if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < end):
-                worst = int(ids.max()) if int(ids.max()) >= end else int(ids.min())
-                raise DataError(f"{name} {worst} is not in this store's range, 0 to {end - 1}")
-
     def _write(self, records: np.ndarray) -> None:
-        assert self._file is not None
+        if self._file is None:
+            raise AttarError(f"the disk was full when {self.folder} was written; open it again to go on from its end")
+        if self._full >= MAX_SHARDS:
+            raise DataError(f"{self.folder} has {MAX_SHARDS} shards, the most a store holds; take more rows a shard")
         data = records.tobytes()
         try:
             self._file.write(data)
         except OSError as error:
+            self._forget_file()  # part of these rows may stand in it: whoever opens the store again cuts them off
             raise self._unwritable(error) from error
         self._hash.update(data)
         self._rows += len(records)
@@ -244,6 +255,13 @@ class SoftLabelWriter:
         path = shard_path(self.folder, shard)
         path.with_suffix(".json").unlink(missing_ok=True)  # first what makes it count
         path.unlink(missing_ok=True)
+
+    def _forget_file(self) -> None:
+        """Close the shard's file, whatever comes of that; nothing more can be appended or committed."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _close_file(self) -> None:
         if self._file is not None:
