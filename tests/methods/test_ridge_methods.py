@@ -30,7 +30,7 @@ from attar.train.training import Order, Training
 
 NET = ConvNet(depth=1, width=4, norm="batch")
 ONE = Pool(size=1, max_age=1, optimizer=SGD(lr=0.1))
-RIDGE = 1e-3  # large enough to tell how it is scaled
+RIDGE = 0.1  # large enough to tell how it is scaled, and what flows through the scale
 FREPO = {"ipc": 2, "steps": 1, "real_batch": 9, "net": NET, "pool": ONE, "optimizer": SGD(lr=0.5)}
 TEACHING = SelfSupervision(
     net=NET, dimensions=5, projector=8, training=Training(steps=4, batch=12, optimizer=Adam(lr=0.01))
@@ -200,6 +200,15 @@ def test_frepos_labels_start_centred_and_smaller_with_more_classes(open_run, dat
     torch.testing.assert_close(made.targets, expected)
 
 
+def test_the_margin_of_the_labels_is_a_term_of_the_loss(open_run, data, monkeypatch):
+    """At the start all margins are wide, so the term moves nothing; here it is one that does."""
+    plain = distil(open_run, FeatureRegression(**FREPO), data)
+    monkeypatch.setattr(frepo, "label_margin", lambda targets: 3 * targets.sum())
+    pushed = distil(open_run, FeatureRegression(**FREPO), data)
+    torch.testing.assert_close(pushed.targets, plain.targets - 0.5 * 3)
+    torch.testing.assert_close(pushed.images, plain.images)
+
+
 def test_frepos_pool_starts_at_spread_ages_and_learns_the_set_at_every_visit(open_run, data, monkeypatch):
     pools, ages = [], []
     age, visit = ModelPool.age, ModelPool.visit
@@ -265,7 +274,8 @@ def teacher(data):
 
 
 def test_a_step_of_krr_st_by_hand(open_run, data, teacher):
-    made = distil(open_run, SelfSupervisedTransfer(**{**KRR, "pool": Pool(**_plain(ONE))}), data, teacher=teacher)
+    fields = {**KRR, "pool": Pool(**_plain(ONE)), "optimizer": SGD(lr=100.0)}
+    made = distil(open_run, SelfSupervisedTransfer(**fields), data, teacher=teacher)
     with open_run() as run:
         indices = torch.randperm(36, generator=run.rng("init"))[:6]
         images = data.normalised(indices).requires_grad_()
@@ -282,7 +292,7 @@ def test_a_step_of_krr_st_by_hand(open_run, data, teacher):
     support = features @ features.T
     told = predicted(support, others.detach() @ features.T, targets.double(), RIDGE * support.trace().detach())
     loss = (told - teacher.module(real).double().detach()).square().mean()
-    expected = moved([images, targets], loss)
+    expected = moved([images, targets], loss, lr=100.0)
     torch.testing.assert_close(made.images, expected[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(made.targets, expected[1], atol=1e-5, rtol=1e-4)
 

@@ -39,10 +39,10 @@ def test_the_loss_is_the_mean_over_all_entries():
 def test_pretraining_fits_the_targets_and_gives_as_many_outputs(source, data):
     training = Training(steps=150, optimizer=Adam(lr=0.03))
     network = pretrained(NET, source, data, training, stream)
+    assert not network.training
     fresh = nets.fresh(NET, Shape(1, 8, 5), stream("network"))
     errors = [float(regression_loss(x.eval(), source.images, source.labels).detach()) for x in (network, fresh)]
     assert errors[0] < 0.2 * errors[1]
-    assert not network.training
 
 
 def test_without_a_set_the_network_is_untrained(data):

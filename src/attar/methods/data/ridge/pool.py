@@ -75,7 +75,6 @@ class ModelPool:
     def learn(self, number: int, images: Tensor, targets: Tensor) -> None:
         """Train a network by a step of squared error on images `[n, C, S, S]` and targets `[n, d]`."""
         network, learner = self.networks[number], self.learners[number]
-        images, targets = images.detach(), targets.detach()
         if self.pool.batch is not None and len(images) > self.pool.batch:
             chosen = torch.randperm(len(images), generator=self.run.rng("pool batch", self.run.step))[: self.pool.batch]
             images, targets = images[chosen.to(images.device)], targets[chosen.to(images.device)]
