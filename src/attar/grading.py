@@ -38,10 +38,11 @@ def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = Non
     teaching = given.get("teacher") if teacher is None else teacher
     if isinstance(teaching, str) and not Path(teaching).exists():
         teaching = None  # a network that was trained on the way; its weights are in the cache of stages
-    for number, member in enumerate(Teacher.of(teaching).members if teaching is not None else (), 1):
+    members = Teacher.of(teaching).members if teaching is not None else ()
+    for number, member in enumerate(members, 1):
         if isinstance(member, Student):
-            arms.append(_row(f"teacher {number}", member, splits))
-    return {"protocol": {}, "data": splits.train.source, "note": splits.note, "networks": 1, "arms": arms, "cross": []}
+            arms.append(_row("teacher" if len(members) == 1 else f"teacher {number}", member, splits))
+    return {"protocol": {}, "data": splits.train.source, "note": splits.note, "arms": arms, "cross": []}
 
 
 def _row(name: str, student: Student, splits: Splits) -> dict[str, Any]:
@@ -56,7 +57,6 @@ def _row(name: str, student: Student, splits: Splits) -> dict[str, Any]:
     return {
         "name": name,
         "accuracy": accuracy,
-        "accuracy_std": 0.0,
         "accuracies": [accuracy],
         "nll": float(torch.nn.functional.cross_entropy(logits.double(), test.labels)),
         "ece": metrics.expected_calibration_error(logits.softmax(1), test.labels),

@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
 def test_a_student_is_graded_beside_its_teacher(run):
     data, _, result = run
     outcome = api.evaluate(result.folder)
-    assert [arm["name"] for arm in outcome["arms"]] == ["student", "teacher 1"]
+    assert [arm["name"] for arm in outcome["arms"]] == ["student", "teacher"]
     test, student = load(data).test, outcome["arms"][0]
     with torch.no_grad():
         logits = result.artifact.module(test.normalised())

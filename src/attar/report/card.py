@@ -81,7 +81,7 @@ def snippet(kind: str, folder: str) -> str:
             f"import attar\n\nselection = attar.load({folder!r})\nindices = selection.indices   # of the training split"
         )
     if kind == "student":
-        return f"import attar\n\nstudent = attar.load({folder!r})   # a torch.nn.Module"
+        return f"import attar\n\nnetwork = attar.load({folder!r}).module   # a torch.nn.Module"
     return first.rstrip()
 
 

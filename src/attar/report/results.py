@@ -33,6 +33,9 @@ class Arm:
     bytes: float | None
     steps: int | None
     seconds: float | None
+    nll: float | None = None  # nats; of a network that was graded itself, as are the next two
+    ece: float | None = None  # expected calibration error in [0, 1]
+    parameters: int | None = None
 
     @property
     def tone(self) -> str:
@@ -60,6 +63,7 @@ def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
             half = half_width(deviation, count) if deviation is not None and count > 1 else 0.0
             low, high = mean - half, mean + half
         images, steps = _number(entry.get("images")), _number(entry.get("steps"))
+        parameters = _number(entry.get("parameters"))
         arms.append(
             Arm(
                 name=str(entry.get("name", "unnamed")),
@@ -73,6 +77,9 @@ def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
                 bytes=_number(entry.get("bytes")),
                 steps=None if steps is None else int(steps),
                 seconds=_number(entry.get("seconds")),
+                nll=_number(entry.get("nll")),
+                ece=_share(entry.get("ece")),
+                parameters=None if parameters is None else int(parameters),
             )
         )
     return arms
@@ -100,6 +107,11 @@ def headline(arms: Sequence[Arm], kind: str) -> str:
     >>> headline(arms, "distilled-set").replace("\u202f", " ")
     '100 images stand in for 10,000: 77.0 % test accuracy, against 72.2 % for as many random ones and 84.0 % for all.'
     """
+    if kind == "student":
+        others = " and ".join(f"{percent(arm.accuracy)} for {arm.name}" for arm in arms[1:])
+        return (
+            f"The student reaches {percent(arms[0].accuracy)} test accuracy{', against ' + others if others else ''}."
+        )
     by_name = {arm.name: arm for arm in arms}
     made = next((arm for arm in arms if arm.name not in ("random", "full")), None)
     random, full = by_name.get("random"), by_name.get("full")
