@@ -234,3 +234,43 @@ def test_dkd_with_the_weights_of_kd_is_kd(data, teacher):
 
 def test_predictions_are_read_in_evaluation_mode(data, teacher):
     assert predict(teacher.module, data).shape == (18, 3)
+
+
+@method
+class _Remembers(Objective):
+    """Draws a head, and remembers each batch once its step is taken; needs no teacher."""
+
+    seen: list[Any] = Field(default_factory=list)
+
+    def taps(self, student, teacher):
+        return ["embedding"], []
+
+    def build(self, setting: Setting) -> nn.Module:
+        state = nn.Module()
+        state.head = nn.Linear(setting.student_shapes["embedding"][0], 2)
+        state.register_buffer("memory", torch.zeros(18, 2))
+        return state
+
+    def terms(self, state, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
+        self.seen.append((state.memory.clone(), state.head.weight.detach().clone()))
+        yield Term("memory", losses.hint_distance(state.head(student.embedding), state.memory[batch.indices]))
+
+    def after(self, state, student: Seen, teacher: Seen, batch: Batch) -> None:
+        state.memory[batch.indices] = 1.0
+
+
+def test_memories_change_behind_the_step_and_heads_are_drawn_by_the_seed(data, tmp_path):
+    objective = _Remembers(student=NET, train=TRAIN)
+    train(objective, data, None, tmp_path / "a")
+    assert [memory.sum().item() for memory, _ in objective.seen[:4]] == [0.0, 12.0, 24.0, 36.0]
+    torch.rand(3)
+    again, other = _Remembers(student=NET, train=TRAIN), _Remembers(student=NET, train=TRAIN)
+    train(again, data, None, tmp_path / "b")
+    train(other, data, None, tmp_path / "c", seed=1)
+    assert torch.equal(again.seen[0][1], objective.seen[0][1])
+    assert not torch.equal(other.seen[0][1], objective.seen[0][1])
+
+
+def test_who_asks_a_teacher_that_is_not_there_is_told_so(data, tmp_path):
+    with pytest.raises(RecipeError, match="add teacher="):
+        train(KnowledgeDistillation(student=NET, train=TRAIN), data, None, tmp_path / "run")

@@ -44,7 +44,7 @@ def fresh(spec: Net, like: ImageShape, rng: torch.Generator, *, device: torch.de
     Raises:
         AttarError: the images are too small for the network.
     """
-    with _seeded(torch.Generator()):  # building draws weights too; they are thrown away
+    with seeded(torch.Generator()):  # building draws weights too; they are thrown away
         module = spec.build(like.channels, like.size, like.num_classes)
     reset(module, rng)
     return module if device is None else module.to(device)
@@ -59,7 +59,7 @@ def reset(module: nn.Module, rng: torch.Generator) -> None:
     Raises:
         RecipeError: a layer holds parameters or buffers but cannot initialise them.
     """
-    with _seeded(rng):
+    with seeded(rng):
         for name, layer in module.named_modules():
             if not layer._parameters and not layer._buffers:
                 continue
@@ -91,8 +91,8 @@ def batch_statistics(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _seeded(rng: torch.Generator) -> Iterator[None]:
-    """Seed torch's global CPU generator with one draw of `rng`, and put its state back afterwards."""
+def seeded(rng: torch.Generator) -> Iterator[None]:
+    """Let torch's global CPU generator start from one draw of `rng`, and put its state back afterwards."""
     # torch.random.fork_rng and torch.manual_seed also visit every accelerator, which costs more than the draws.
     seed = int(torch.randint(2**63 - 1, (), generator=rng))
     with _GLOBAL:

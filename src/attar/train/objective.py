@@ -15,6 +15,7 @@ from attar.artifacts import Student
 from attar.data import Images
 from attar.errors import RecipeError
 from attar.nets import ConvNet, Net
+from attar.nets.initialise import seeded
 from attar.run import SGD, Drop, Learner, Run
 from attar.run.optimizers import Optimizer, Schedule
 from attar.spec import method, spec
@@ -144,6 +145,9 @@ class Objective:
             if term.weight * self.weight:
                 yield dataclasses.replace(term, weight=term.weight * self.weight)
 
+    def after(self, state: Any, student: Seen, teacher: Seen, batch: Batch) -> None:
+        """Change what the next step will read, such as memories; called when this one is taken."""
+
     def target(self, student: Seen, batch: Batch) -> Term:
         """Return the cross-entropy with the labels: classes `[n]`, or probabilities `[n, classes]`."""
         loss = nn.functional.cross_entropy(student.logits, batch.labels)
@@ -158,7 +162,8 @@ class Objective:
     def teach(self, run: Run, module: nn.Module, data: Images, teacher: Any, loop: str = "distil") -> None:
         """Train a module in place; what trains in several loops calls this once for each, with a name of its own."""
         lessons = _Lessons(run, self, data, Teacher.of(teacher), module)
-        state = self.build(lessons.setting).to(run.device)
+        with seeded(run.rng("state")):  # the same in every process
+            state = self.build(lessons.setting).to(run.device)
         steps = self.train.total(len(lessons))
         whole = nn.ModuleDict({"student": module, "state": state})
         name = "student" if loop == "distil" else f"student, {loop}"
@@ -174,6 +179,7 @@ class Objective:
             run.backward(_by_name(found, share), *every)
             for each in every:
                 each.step()
+            self.after(state, student, told, batch)
 
 
 def _by_name(terms: Sequence[Term], share: int) -> dict[str, Tensor]:
@@ -198,7 +204,7 @@ class _Lessons:
             if objective.train.augment != "none":
                 raise RecipeError("stored labels belong to the views they were made of; train with train.augment=none")
             self.source, self.labels = teacher.labels.source_of(data), data.labels
-        else:
+        elif teacher.members:
             self.teacher = teacher.ready(run, data, objective.teaching)
         self.paths = objective.taps(student, self.teacher)
         self.setting = self._look(data)
@@ -214,11 +220,12 @@ class _Lessons:
         indices = self.order.plan.indices(step)
         batch = Batch(images, labels, indices, step)
         stored = self._stored(batch)
+        alone = self.teacher is None and self.labels is None
         if stored is not None and self.labels is not None:
             batch = dataclasses.replace(batch, labels=self.labels[self.source.samples(indices)])
         shown = self.objective.views(state, batch, self.student)
         student = Seen(self.run, self.student, shown.images, self.paths[0], whole=self.whole, frozen=False)
-        if stored is not None and shown is batch:
+        if alone or (stored is not None and shown is batch):
             return shown, student, Told(stored)
         if self.teacher is None:
             raise RecipeError("this objective changes what the teacher is shown, so it needs the teacher itself")

@@ -148,14 +148,20 @@ class _Part(Seen):
 
 
 class Told(Seen):
-    """Logits that were known before: stored soft labels, or a teacher that was asked once for all samples."""
+    """Logits that were known before: stored soft labels, or a teacher that was asked once; none without a teacher."""
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits: Tensor | None) -> None:
         self._logits, self.paths = logits, ()
 
     @property
     def logits(self) -> Tensor:
-        """The logits `[n, classes]`, up to a constant per row."""
+        """The logits `[n, classes]`, up to a constant per row.
+
+        Raises:
+            RecipeError: there is no teacher.
+        """
+        if self._logits is None:
+            raise RecipeError("this objective asks a teacher, and none is named; add teacher=…")
         return self._logits
 
     def only(self, paths: Sequence[str]) -> Seen:

@@ -43,7 +43,7 @@ class Teaching:
 
 
 class Teacher:
-    """What teaches: one network or several whose probabilities are averaged, or stored labels.
+    """What teaches: one network or several whose probabilities are averaged, stored labels, or nothing.
 
     Args:
         members: trained networks (`Student`, any module), or specs of networks that are yet to be trained.
@@ -61,13 +61,15 @@ class Teacher:
 
         A path of a run or artifact, a `Student`, `SoftLabels`, a module, the name or spec of a network (trained on the
         data first), `hf:NAME` (a classifier of transformers with its weights), or several of them: a list, or names
-        joined by commas.
+        joined by commas. None is no teacher.
 
         Raises:
             AttarError: it stands for none.
         """
         if isinstance(value, Teacher):
             return value
+        if value is None:
+            return cls(())
         if isinstance(value, str) and "," in value:
             value = value.split(",")
         if isinstance(value, list | tuple):

@@ -86,6 +86,11 @@ class TrainStudent(Objective):
         for part, own, (mine, theirs) in zip(self.objective, state.own, state.paths, strict=True):
             yield from part.weighed(own, progress, student.only(mine), teacher.only(theirs), batch)
 
+    def after(self, state: Any, student: Seen, teacher: Seen, batch: Batch) -> None:
+        """Let each part change what its next step will read."""
+        for part, own, (mine, theirs) in zip(self.objective, state.own, state.paths, strict=True):
+            part.after(own, student.only(mine), teacher.only(theirs), batch)
+
 
 class _States(nn.Module):
     def __init__(self, made: Sequence[tuple[nn.Module, tuple[Sequence[str], Sequence[str]]]]) -> None:
