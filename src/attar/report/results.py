@@ -108,7 +108,7 @@ def headline(arms: Sequence[Arm], kind: str) -> str:
     '100 images stand in for 10,000: 77.0 % test accuracy, against 72.2 % for as many random ones and 84.0 % for all.'
     """
     if kind == "student":
-        others = " and ".join(f"{percent(arm.accuracy)} for {arm.name}" for arm in arms[1:])
+        others = " and ".join(f"{percent(arm.accuracy)} for the {arm.name}" for arm in arms[1:])
         return (
             f"The student reaches {percent(arms[0].accuracy)} test accuracy{', against ' + others if others else ''}."
         )
