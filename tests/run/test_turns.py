@@ -90,6 +90,10 @@ SMALL = [
     nets.MobileNetV2(multiplier=0.25),
     nets.ShuffleNetV1(width=48),
     nets.ShuffleNetV2(multiplier=0.5),
+    nets.ViT(width=12, depth=2),
+    nets.Swin(width=6, depths=(2, 2)),
+    nets.Mixer(width=8, depth=2),
+    nets.ConvNeXt(width=4),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.nets.known import NETS, Net
 from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
+from attar.nets.token_specs import ConvNeXt, Mixer, Swin, ViT
 from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ __all__ = [
     "AlexNet",
     "CifarResNet",
     "CifarVGG",
+    "ConvNeXt",
     "ConvNet",
     "DoublingConvNet",
     "LeNet",
+    "Mixer",
     "MobileNetV2",
     "Net",
     "Network",
@@ -30,6 +33,8 @@ __all__ = [
     "ResNet50",
     "ShuffleNetV1",
     "ShuffleNetV2",
+    "Swin",
+    "ViT",
     "WideResNet",
     "batch_statistics",
     "count_parameters",

@@ -12,12 +12,14 @@ from pydantic import BeforeValidator
 
 from attar.errors import did_you_mean
 from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
+from attar.nets.token_specs import ConvNeXt, Mixer, Swin, ViT
 from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
 from attar.spec import kinds, to_json
 
 _SPECS: tuple[Any, ...] = (
     ConvNet, DoublingConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18,
     CifarResNet, WideResNet, ResNet50, CifarVGG, MobileNetV2, ShuffleNetV1, ShuffleNetV2,
+    ViT, Swin, Mixer, ConvNeXt,
 )  # fmt: skip
 _KINDS = tuple(str(net.__pydantic_fields__["kind"].default) for net in _SPECS)
 
@@ -50,6 +52,10 @@ if TYPE_CHECKING:
         | MobileNetV2
         | ShuffleNetV1
         | ShuffleNetV2
+        | ViT
+        | Swin
+        | Mixer
+        | ConvNeXt
     )
 else:
     Net = Annotated[kinds(functools.reduce(operator.or_, _SPECS)), BeforeValidator(_by_name)]
@@ -78,7 +84,11 @@ NETS: Mapping[str, Net] = MappingProxyType(
         "mobilenetv2": MobileNetV2(),
         "shufflev1": ShuffleNetV1(),
         "shufflev2": ShuffleNetV2(),
+        "vit": ViT(),
+        "swin": Swin(),
+        "mixer": Mixer(),
+        "convnext": ConvNeXt(),
     }
 )
 """Networks by name. The first thirteen are the cross-architecture pool of data distillation: the papers' sizes, plain,
-and with batch norm (`-bn`); the others are those of the CRD benchmark of model distillation."""
+and with batch norm (`-bn`); then come those of the CRD benchmark of model distillation, and networks on tokens."""
