@@ -10,7 +10,6 @@ from typing import Any
 from attar import data as sources
 from attar import files
 from attar.artifacts import DistilledSet, Selection, load
-from attar.artifacts.projected import ProjectedSet
 from attar.data import Images, Splits
 from attar.errors import AttarError, RecipeError, did_you_mean
 from attar.methods.data.recovery.students import Lessons
@@ -19,7 +18,7 @@ from attar.run import Plan, keys, plan
 from attar.spec import build, to_json
 from attar.train import continual, search
 from attar.train.evaluation import evaluate
-from attar.train.protocols import PROTOCOLS, Protocol
+from attar.train.protocols import PROTOCOLS, STEPS, Protocol
 from attar.train.training import Labelled
 
 Given = DistilledSet | Images
@@ -89,7 +88,10 @@ def choose_protocol(
     base = dict(PROTOCOLS[name])
     fields = recipe.get("fields", {})
     if net := fields.get("net") or fields.get("base", {}).get("net"):
-        base["net"] = net
+        base["net"] = {**net, "norm": "none"} if base.get("labels") == "targets" and "norm" in net else net
+    if name in STEPS:
+        sizes = [size for size in STEPS[name] if size >= len(subject)] or [max(STEPS[name])]
+        base["training"] = {**base["training"], "steps": STEPS[name][sizes[0]]}
     if (lr := subject.hints.get("student_lr")) is not None:  # the step size that was learned with the images
         base["training"] = {**base["training"], "optimizer": {"lr": lr}}
     return build(Protocol, dict(settings), preset=None, name="protocol", base=base)
@@ -128,8 +130,9 @@ class _Bench:
         """Return the bytes of an arm's images with all that labels them, and of the labels alone."""
         images, real, subject = int(row["images"]), self.splits.train, self.subject
         pixels = images * real.pixels[0].numel() * real.pixels.element_size()
-        labels = self.lessons.label_bytes(images, int(row["steps"]))
-        if row["name"] == "distilled":
+        made = row["name"] == "distilled"
+        labels = self.lessons.label_bytes(images, int(row["steps"]), made=made)
+        if made:
             pixels = _image_bytes(subject)
             if self.protocol.labels == "own":
                 labels = subject.labels.numel() * subject.labels.element_size()
@@ -137,13 +140,11 @@ class _Bench:
 
 
 def _image_bytes(made: DistilledSet) -> int:
-    """Return what a set's images take, where it is more than its pixels, or less: whitening, shared compensators."""
-    rest = made.labels.numel() * made.labels.element_size()
+    """Return what a set's images take, with their whitening; compensators that classes share count once."""
     if "stored_floats" in made.hints and made.labels.dim() == 2:
         return 4 * (int(made.number("stored_floats", 1)) - made.labels.numel())
-    if isinstance(made, ProjectedSet):
-        rest += sum(tensor.numel() * tensor.element_size() for tensor in made.factors.values())
-    return made.bytes - rest
+    kept = [t for name, t in made.tensors().items() if name == "images" or name.startswith("whitening.")]
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def _continual(bench: _Bench, arms: Arms, steps: int) -> dict[str, Any]:

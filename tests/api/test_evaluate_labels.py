@@ -54,6 +54,16 @@ def test_a_set_is_judged_by_the_protocol_it_was_made_for_wherever_it_lies(pictur
     assert arms(again)["distilled"]["accuracies"] == arms(outcome)["distilled"]["accuracies"]
 
 
+@pytest.mark.parametrize("id", ["frepo", "kip"])
+def test_learned_labels_teach_networks_without_norm(pictures, id):
+    outcome = attar.evaluate(run(id, pictures), **FAST, **{"training.steps": 3})
+    assert outcome["protocol"]["labels"] == "targets"
+    assert outcome["protocol"]["net"]["norm"] == "none"
+    distilled, random, _ = outcome["arms"]
+    assert (distilled["bytes"], distilled["label_bytes"]) == (3 * (64 * 4 + 3 * 4), 3 * 3 * 4)
+    assert random["label_bytes"] == 3 * 8
+
+
 def test_what_the_teacher_says_is_what_students_learn(pictures):
     """A teacher that takes every class for the next one teaches just that, to random images as well."""
     data = load(pictures)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from attar.artifacts import DistilledSet, Student, load
 from attar.artifacts.projected import ProjectedSet
+from attar.artifacts.targeted import TargetedSet
 from attar.data.soft_labels import Codec, Views
 from attar.errors import AttarError, DamagedFile, RecipeError
 from attar.methods.data.hello import LabelLightening, projector_of
@@ -217,6 +218,27 @@ def test_a_projector_labels_every_view_with_its_updates_folded_in(open_run, data
         lessons(data, made, teacher=student(data, 7), labels="projector")
     with pytest.raises(RecipeError, match="brings none"):  # the encoder beside it is no teacher
         lessons(data, made, labels="soft")
+
+
+def test_learned_targets_are_regressed_on_and_real_images_have_centred_classes(data):
+    made = TargetedSet.of(small(data), torch.randn(6, 3))
+    taught = lessons(data, made, labels="targets")
+    shown, targets = taught.show(made, 0).batch(torch.arange(6))
+    assert torch.equal(shown, made.images)
+    assert torch.equal(targets, made.targets)
+    module = fresh(NET, data, torch.Generator().manual_seed(4)).eval()
+    torch.testing.assert_close(taught.loss(module, shown, targets), (module(shown) - targets).square().mean())
+    real, labels = taught.show(data, 0).batch(torch.arange(0, 36, 9))
+    centred = functional.one_hot(labels, 3).float() - 1 / 3
+    torch.testing.assert_close(taught.loss(module, real, labels), (module(real) - centred).square().mean())
+    assert torch.equal(taught.show(small(data), 0).labels, made.labels)
+    assert (taught.label_bytes(6, 10, made=True), taught.label_bytes(6, 10)) == (6 * 3 * 4, 6 * 8)
+    with pytest.raises(RecipeError, match="3 learned targets"):
+        lessons(data, small(data), labels="targets")
+    with pytest.raises(RecipeError, match="3 learned targets"):
+        lessons(data, TargetedSet.of(small(data), torch.randn(6, 5)), labels="targets")
+    with pytest.raises(RecipeError, match="leave views=null"):
+        lessons(data, made, labels="targets", views=Views())
 
 
 # ------------------------------------------------------------ teachers, bytes

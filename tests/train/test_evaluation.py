@@ -8,7 +8,7 @@ from attar.artifacts import DistilledSet, Selection
 from attar.data import Splits
 from attar.errors import AttarError, DataError, RecipeError
 from attar.nets import MLP, ConvNet, ResNet18
-from attar.run import SGD, AdamW, Cosine, Plan
+from attar.run import SGD, Adam, AdamW, Cosine, Plan
 from attar.spec import build
 from attar.train.evaluation import PROTOCOLS, Protocol, evaluate
 from attar.train.training import TensorSource, Training
@@ -192,11 +192,36 @@ def test_the_pruning_setting_and_tiny_imagenets_take_sgd():
     assert tiny.schedule.warmup == 5 * -(-200 * 50 // 64)
 
 
+@pytest.mark.parametrize(("each", "steps"), [(3, 1000), (4, 2000), (34, 5000), (300, 10_000), (700, 40_000)])
+def test_students_of_learned_labels_take_the_cards_steps_without_norm(splits, each, steps):
+    images = torch.zeros(3 * each, 1, 8, 8)
+    subject = DistilledSet(images, torch.arange(3).repeat_interleave(each), splits.train, {"protocol": "frepo"})
+    recipe = {"preset": "paper", "fields": {"net": {"kind": "convnet-doubling", "width": 16, "norm": "batch"}}}
+    protocol = judging.choose_protocol(None, recipe, subject, {})
+    assert protocol.labels == "targets"
+    assert (protocol.net.norm, protocol.net.width) == ("none", 16)
+    assert protocol.training.total(len(subject)) == steps
+    assert (protocol.training.batch, protocol.training.augment) == (500, "color_crop_cutout_flip_rotate")
+    assert protocol.training.optimizer == Adam(lr=3e-4)
+    assert protocol.training.schedule == Cosine(warmup=500, final=0.01)
+    assert judging.choose_protocol(None, recipe, subject, {"training.steps": 7}).training.steps == 7
+
+
 def test_every_protocol_is_held_to_the_card():
     field = {"dc", "dsa", "mtt", "datm", "datadam", "fyi", "small", "small-fyi"}
     benchmarks = {"dcbench", "dcbench-dsa", "dcbench-autoaug", "dcbench-randaug", "dcbench-cifar", "ddranking"}
     teachers = {"sre2l", "cifar-sre2l", "small-sre2l", "dwa", "cifar-dwa", "tiny-imagenet-dwa", "small-dwa"}
-    others = {"infer", "infer-dynamic", "small-infer", "hello", "small-hello", "pca", "small-pca"}
+    others = {
+        "frepo",
+        "small-frepo",
+        "infer",
+        "infer-dynamic",
+        "small-infer",
+        "hello",
+        "small-hello",
+        "pca",
+        "small-pca",
+    }
     assert set(PROTOCOLS) == field | benchmarks | teachers | others | {"pca-soft", "pca-hard", "pca-pruning"}
     for name in PROTOCOLS:
         build(Protocol, base=PROTOCOLS[name])

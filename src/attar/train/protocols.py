@@ -12,7 +12,7 @@ from attar.nets import ConvNet, Net
 from attar.spec import spec
 from attar.train.training import Training
 
-Labels = Literal["own", "hard", "static", "soft", "projector"]
+Labels = Literal["own", "hard", "static", "soft", "projector", "targets"]
 
 
 @spec
@@ -26,6 +26,8 @@ class Protocol:
     - static: by teachers, once for every image as it is, mixed as logits where images are mixed (arXiv 2408.06927).
     - soft: by teachers, for the very view that a student is shown (arXiv 2306.13092).
     - projector: by the label projector that came with the set, for the very view (arXiv 2408.08201).
+    - targets: by the set's learned targets, of which the squared error is taken; real images have their class as a
+      centred one-hot vector (arXiv 2206.00719).
     """
 
     net: Net = ConvNet(depth=3, width=128)
@@ -66,6 +68,9 @@ _CIFAR = _decoupled(400, labels="soft", views=_MIXED, temperature=30.0)
 _SMALL_SRE2L = _small(labels="soft", views={"scale": [0.5, 1.0], "mix": "cutmix"}, temperature=20.0)
 _WARM: dict[str, Any] = {"kind": "cosine", "warmup": 785}  # five passes over 50 images of each of 200 classes
 
+# optimizer steps of a student by the number of images, the first entry that is not smaller; the last for all above
+STEPS: dict[str, dict[int, int]] = {"frepo": {10: 1000, 100: 2000, 500: 5000, 1000: 10_000, 2000: 40_000}}
+
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "dc": {"training": {"epochs": 300}},
     "dsa": {"training": {"epochs": 1000, "augment": "dsa"}},  # DSA and DM
@@ -105,6 +110,26 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     ),
     "hello": _decoupled(300, labels="projector", views={}),  # arXiv 2408.08201; β and the views are unconfirmed
     "small-hello": _small(labels="projector", views={"scale": [0.5, 1.0]}),
+    # ridge regression's learned labels, for students without norm (KIP and FRePo, arXiv 2206.00719); steps: see STEPS
+    "frepo": {
+        "training": {
+            "batch": 500,
+            "optimizer": {"kind": "adam", "lr": 3e-4},
+            "schedule": {"kind": "cosine", "warmup": 500, "final": 0.01},
+            "augment": "color_crop_cutout_flip_rotate",
+        },
+        "net": {"kind": "convnet-doubling", "norm": "none"},
+        "labels": "targets",
+    },
+    "small-frepo": {
+        "training": {
+            "steps": 1000,
+            "optimizer": {"kind": "adam", "lr": 1e-3},
+            "schedule": {"kind": "cosine", "warmup": 100, "final": 0.01},
+        },
+        "net": {**_SMALL_NET, "norm": "none"},
+        "labels": "targets",
+    },
     # the method of arXiv 2502.06434, and its benchmark of methods that compress by images or by labels
     "pca": _decoupled(300, labels="hard", views={}, tiles=True),
     "small-pca": _small(300, 0.003, labels="hard", views={"scale": [0.6, 1.0], "ratio": [1.0, 1.0]}, tiles=True),

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attar.artifacts import DistilledSet, Student, load
 from attar.artifacts.projected import ProjectedSet
+from attar.artifacts.targeted import TargetedSet
 from attar.data import EpochPlan, Images, policies
 from attar.data.policies import Policy
 from attar.data.soft_labels import Codec, Views
 from attar.errors import AttarError, RecipeError
+from attar.losses.ridge import centred_one_hot
 from attar.methods.data.hello import projector_of
 from attar.methods.data.pca import TileCrops
 from attar.methods.data.recovery.encoder import encoder_of, read_encoder
@@ -125,6 +128,8 @@ class Lessons:
             )
         if protocol.policy != "none" and (protocol.views is not None or protocol.labels == "static"):
             raise RecipeError("a policy is another way to show images than views are; choose one (views=null)")
+        if protocol.labels == "targets":
+            _check_targets(protocol, subject, like)
         self.teachers: list[Student] = []
         if protocol.labels in BY_TEACHER:
             self.teachers = _fitting(_teachers(subject, teacher), like)
@@ -144,7 +149,7 @@ class Lessons:
             return TaughtLoss(self.networks, protocol.temperature)
         if protocol.labels == "projector":
             return ProjectedLoss(_projector(self.subject, self.like, encoder), protocol.hard_weight)
-        return batch_loss
+        return _targeted_loss if protocol.labels == "targets" else batch_loss
 
     def show(self, given: DistilledSet | Images, index: int) -> Labelled:
         """Return what network `index` is trained on: views of a small set, or of real images."""
@@ -175,15 +180,15 @@ class Lessons:
             logits=logits,
         )
 
-    def label_bytes(self, images: int, steps: int) -> int:
-        """Return what the labels of so many images take, for students of so many steps.
+    def label_bytes(self, images: int, steps: int, *, made: bool = False) -> int:
+        """Return what the labels of so many images take, for students of so many steps; `made`: of the judged set.
 
         Labels of every view are kept as the networks that give them or as a store of all rows, whichever is smaller; of
         a projector the factors count, beside the classes, and not the encoder that everybody has.
         """
         protocol, known = self.protocol, self.like.num_classes
         classes = images * self.like.labels.element_size()
-        if protocol.labels == "static":
+        if protocol.labels == "static" or (protocol.labels == "targets" and made):
             return images * known * 4
         if protocol.labels == "soft":
             rows = steps * min(protocol.training.batch, images) * Codec(classes=known).record.itemsize
@@ -194,7 +199,25 @@ class Lessons:
 
 
 def _untouched(made: DistilledSet, protocol: Protocol) -> TensorSource:
+    if protocol.labels == "targets" and isinstance(made, TargetedSet):
+        return TensorSource(made.images, made.targets)
     return TensorSource(made.images, made.labels if protocol.labels == "own" else made.hard_labels())
+
+
+def _targeted_loss(module: torch.nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the squared error of targets `[n, d]`, or of the classes `[n]` of real images, centred and one-hot."""
+    told: Tensor = module(images)
+    return functional.mse_loss(told, targets if targets.dim() == 2 else centred_one_hot(targets, told.shape[1]))
+
+
+def _check_targets(protocol: Protocol, subject: DistilledSet, like: Images) -> None:
+    if not isinstance(subject, TargetedSet) or subject.targets.shape[1] != like.num_classes:
+        raise RecipeError(
+            f"labels=targets need a set with {like.num_classes} learned targets an image, one a class, such as one of "
+            "'frepo' or 'kip'"
+        )
+    if protocol.views is not None:
+        raise RecipeError("learned targets belong to images as they are; leave views=null, and set training.augment")
 
 
 def _own_logits(made: DistilledSet, temperature: float) -> Tensor | None:
