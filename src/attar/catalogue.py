@@ -49,8 +49,7 @@ def entry(id: str) -> dict[str, Any]:
         "fields": [dataclasses.asdict(field) for field in fields_of(cls)],
         "presets": {name: _flat(values) for name, values in presets.items()},
     }
-    taken = inputs(cls) if row.method else {}
-    required = required_inputs(cls) if row.method else []
+    taken, required = inputs(cls), required_inputs(cls)
     found["inputs"] = [
         {"name": name, "type": type_name(hint), "required": name in required} for name, hint in taken.items()
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,13 +152,14 @@ def resolve(recipe: Recipe) -> tuple[dict[str, Any], Any]:
     resolved: dict[str, Any] = {}
     splits = None
     cls: Any = type(recipe.method)
-    for name, annotation in inputs(cls).items():
+    for name, hint in inputs(cls).items():
         if name not in recipe.inputs:
             continue
-        value = recipe.inputs[name]
+        value, annotation = recipe.inputs[name], _given(hint)
         if annotation is data.Images:
-            splits = _splits(value)
-            value = splits.train
+            found = _splits(value)
+            splits = found if name == "data" or splits is None else splits
+            value = found.train
         elif hasattr(annotation, "of"):  # a type that knows what may stand for it
             value = annotation.of(value)
         elif isinstance(annotation, type) and issubclass(annotation, Artifact):
@@ -167,6 +169,12 @@ def resolve(recipe: Recipe) -> tuple[dict[str, Any], Any]:
                 raise AttarError(f"input '{name}' of '{recipe.id}' takes a {annotation.kind}; got a {kind}")
         resolved[name] = value
     return resolved, splits
+
+
+def _given(annotation: Any) -> Any:
+    """Return what an input takes where it is given: `T` of `T | None`."""
+    some = [part for part in typing.get_args(annotation) if part is not type(None)]
+    return some[0] if len(some) == 1 and type(None) in typing.get_args(annotation) else annotation
 
 
 def _splits(value: Any) -> Any:
