@@ -89,6 +89,13 @@ TINY: dict[str, dict[str, Any]] = {
     "kd": OBJECTIVE,
     "dkd": {**OBJECTIVE, "train.augment": "crop-and-flip"},
     "attention": OBJECTIVE,
+    "quantized-distillation": {
+        **OBJECTIVE,
+        "train.schedule.warmup": 0,
+        "bits": 2,
+        "learn": "points",
+        "point_train.steps": 4,
+    },
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }
 

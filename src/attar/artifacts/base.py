@@ -114,6 +114,7 @@ class Artifact:
 KINDS = {
     "distilled-set": "attar.artifacts.distilled:DistilledSet",
     "projected-set": "attar.artifacts.projected:ProjectedSet",
+    "quantized-student": "attar.artifacts.quantized:QuantizedStudent",
     "soft-labels": "attar.artifacts.soft_labels:SoftLabels",
     "selection": "attar.artifacts.selection:Selection",
     "student": "attar.artifacts.student:Student",
