@@ -12,6 +12,7 @@ import sys
 import tarfile
 import textwrap
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import joblib
@@ -22,11 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from attar import files
 from attar.data import Images, load
 from attar.data.arrays import from_arrays
 from attar.data.plans import EpochPlan, ShardPlan
 from attar.data.sources import resolve
 from attar.data.streams import opening, tables, webdataset
+from attar.data.streams.index import _checksum
 from attar.data.streams.stored import StreamedImages
 from attar.data.streams.webdataset import index_shard, shard_paths
 from attar.errors import DataError
@@ -272,6 +275,16 @@ def test_an_index_is_made_once(kind, pictures, tmp_path, monkeypatch):
     assert load(uri).train.fingerprint == first
 
 
+def test_an_index_of_another_make_is_made_again(pictures, tmp_path):
+    uri = write("wds", pictures(), pictures(each=2), tmp_path / "data")
+    pixels = load(uri).train.pixels[:]
+    for index in (tmp_path / "home" / "indexes").glob("*.safetensors"):
+        tensors = files.load_tensors(index)
+        del tensors["checksum"], tensors["labels"]
+        files.save_tensors(index, tensors | {"checksum": _checksum(tensors)})
+    assert torch.equal(load(uri).train.pixels[:], pixels)
+
+
 def test_a_damaged_index_is_made_again(pictures, tmp_path):
     uri = write("wds", pictures(), pictures(each=3), tmp_path / "data")
     first = load(uri).train
@@ -322,6 +335,12 @@ def test_constants_come_from_a_seeded_sample_of_a_large_set(pictures, tmp_path, 
 
 
 # ------------------------------------------------------- names and refusals
+
+
+def test_a_path_that_is_there_is_no_pattern(pictures, tmp_path):
+    write_tars(pictures(), tmp_path / "set [1]", 2)
+    assert len(shard_paths(str(tmp_path / "set [1]" / "train-000.tar"), "s")) == 1
+    assert len(shard_paths(str(tmp_path / "set [1]"), "s")) == 2
 
 
 def test_shards_are_named_by_folder_glob_or_braces(pictures, tmp_path):
@@ -394,6 +413,58 @@ def test_tables_without_encoded_pictures_are_refused(column, message, tmp_path):
     datasets.Dataset.from_dict({"image": column, "label": [0, 1, 0, 1]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=message):
         load(f"parquet:{tmp_path / 't.parquet'}?stream")
+
+
+def test_row_groups_without_rows_are_passed_over(pictures, tmp_path):
+    from pyarrow import parquet
+
+    images = pictures()
+    whole = table(images).with_format("arrow")[:]
+    with parquet.ParquetWriter(tmp_path / "train.parquet", whole.schema) as writer:
+        for part in (whole.slice(0, 0), whole.slice(0, 20), whole.slice(0, 0), whole.slice(20)):
+            writer.write_table(part)
+    made = load(f"parquet:{tmp_path}?stream")
+    read = torch.cat([made.train.pixels[:], made.test.pixels[:]]).flatten(1)
+    assert torch.equal(read.unique(dim=0), images.pixels.flatten(1).unique(dim=0))
+    for part in (made.train, made.test):
+        for index in range(len(part)):
+            same = (images.pixels == part.pixels[index]).flatten(1).all(1)
+            assert set(images.labels[same].tolist()) == {int(part.labels[index])}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_without_rows_is_refused(kind, pictures, tmp_path):
+    empty = table(pictures()).select([])
+    if kind == "parquet":
+        empty.to_parquet(tmp_path / "train.parquet")
+    else:
+        datasets.DatasetDict(train=empty).save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=r"has no rows|cannot be read as arrow"):
+        load(f"{kind}:{tmp_path}" + ("?stream" if kind == "parquet" else ""))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_read_side_by_side(kind, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(webdataset, "OPEN_FILES", 1)
+    monkeypatch.setattr(tables, "CACHE_BYTES", 1)
+    images = pictures(each=20)
+    stream = load(write(kind, images, pictures(each=2), tmp_path / "data", shards=12)).train
+
+    def read(seed):
+        chosen = torch.randint(len(images), (40,), generator=torch.Generator().manual_seed(seed))
+        return [torch.equal(stream.pixels[i], images.pixels[i]) for i in chosen.split(2)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(all(same) for same in pool.map(read, range(40)))
+
+
+def test_one_number_gives_one_picture(pictures, tmp_path):
+    images = pictures()
+    stream = load(write("wds", images, pictures(each=2), tmp_path / "data")).train
+    for number in (3, -1, torch.tensor(3), np.int64(3)):
+        assert torch.equal(stream.pixels[number], images.pixels[number])
+    assert stream.pixels[torch.tensor([], dtype=torch.int64)].shape == (0, 1, 8, 8)
+    assert stream.pixels[torch.tensor([[3, 1]])].shape == (1, 2, 1, 8, 8)
 
 
 def test_row_groups_too_large_to_hold_are_refused(pictures, tmp_path, monkeypatch):
@@ -473,6 +544,16 @@ def test_hostile_archives_are_refused_with_nothing_written_or_allocated(name, tm
     tracemalloc.stop()
     assert peak < 10_000_000
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "shard.tar"]
+
+
+def test_an_extended_header_is_as_long_as_it_says_whatever_another_says_of_the_member(tmp_path):
+    size = b"9 size=8\n"  # of the member behind both headers
+    assert len(PICTURE) != 8
+    two = header("x", len(size), tarfile.XHDTYPE) + padded(size) + header("x", 600, tarfile.GNUTYPE_LONGNAME)
+    name = b"0.png".ljust(600, b"\0")
+    (tmp_path / "0.tar").write_bytes(LABELLED + two + padded(name) + header() + padded(PICTURE[:8]) + bytes(1024))
+    with pytest.raises(DataError, match="cannot be read as a picture"):  # 8 bytes of one, and no header that lies
+        index_shard(tmp_path / "0.tar")
 
 
 def test_a_sound_archive_with_long_names_is_read(tmp_path):

@@ -86,18 +86,21 @@ def _pack(index: Index) -> dict[str, Tensor]:
 
 
 def _unpack(tensors: dict[str, Tensor], path: Path) -> Index:
-    stored = tensors.pop("checksum", torch.empty(0))
-    if not torch.equal(stored, _checksum(tensors)):
-        raise DamagedFile(f"{path} does not match its checksum")
-    about = json.loads(bytes(tensors["about"].tolist()))
-    return Index(
-        labels=tensors["labels"],
-        shapes=tuple((height, width, channels) for height, width, channels in about["shapes"]),
-        content=about["content"],
-        classes=tuple(about["classes"]),
-        offsets=tensors["offsets"],
-        lengths=tensors["lengths"],
-    )
+    try:
+        stored = tensors.pop("checksum")
+        if not torch.equal(stored, _checksum(tensors)):
+            raise DamagedFile(f"{path} does not match its checksum")
+        about = json.loads(bytes(tensors["about"].tolist()))
+        return Index(
+            labels=tensors["labels"],
+            shapes=tuple((height, width, channels) for height, width, channels in about["shapes"]),
+            content=about["content"],
+            classes=tuple(about["classes"]),
+            offsets=tensors["offsets"],
+            lengths=tensors["lengths"],
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedFile(f"{path} is no index ({error})") from None
 
 
 def _checksum(tensors: dict[str, Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,11 +91,13 @@ class Look:
 
 def _opened(data: bytes, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except _BROKEN as error:
         raise DataError(f"{name} cannot be read as a picture: {error}") from None
+    # Pillow only warns of these; to make errors of warnings for a moment would be for all threads
+    if Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+        raise DataError(f"{name} cannot be read as a picture: {picture.width} × {picture.height} pixels are too many")
+    return picture
 
 
 def _shape(picture: Image.Image, name: str) -> Shape:

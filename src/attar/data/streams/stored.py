@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from attar.data.streams.pictures import Look
 from attar.errors import DataError
 
 PART_BYTES = 1 << 24  # 16 MiB of pictures are decoded at a time on their way to where they were asked for
+_READING = threading.Lock()  # shards keep few files open, or parts in memory: what one thread reads none may close
 
 
 class Shards(Protocol):
@@ -77,10 +79,8 @@ class StoredPixels:
 
     def __getitem__(self, indices: int | slice | Tensor) -> Tensor:
         """Read the images at `indices`: an int gives `[C, H, W]`, indices of any shape `[*shape, C, H, W]`."""
-        if isinstance(indices, int):
-            return self._read(self.rows[indices].reshape(1))[0]
         rows = self.rows[indices.cpu() if isinstance(indices, Tensor) else indices]
-        return self._read(rows.flatten()).unflatten(0, rows.shape)
+        return self._read(rows.flatten()).reshape(*rows.shape, *self.shape[1:])
 
     def split(self, count: int) -> Iterator[Tensor]:
         """Yield all pixels in order, `count` images at a time."""
@@ -133,7 +133,9 @@ class StoredPixels:
                 part = slice(start, min(start + most, span.stop))
                 places = (wanted[part] - before).tolist()
                 names = [f"image {place} of shard {shard} of {self.shards.source}" for place in places]
-                self.look.fill(out, first[part].tolist(), self.shards.read(shard, places), names)
+                with _READING:
+                    pictures = self.shards.read(shard, places)
+                self.look.fill(out, first[part].tolist(), pictures, names)
         if len(wanted) < len(rows):
             again = first[inverse] != torch.arange(len(rows))
             out[again] = out[first[inverse[again]]]

@@ -32,6 +32,8 @@ class ArrowBlocks:
 
     def __init__(self, dataset: Any, source: str) -> None:
         self.source = source
+        if not len(dataset):
+            raise DataError(f"data '{source}' has no rows")
         self.image = column_named(dataset, IMAGE_COLUMNS, "images", source)
         self.label = column_named(dataset, LABEL_COLUMNS, "labels", source)
         self.dataset = dataset.with_format("arrow")
@@ -74,6 +76,8 @@ class RowGroups:
             about = pyarrow.parquet.read_metadata(path)
             for group in range(about.num_row_groups):
                 rows = about.row_group(group)
+                if not rows.num_rows:
+                    continue  # some writers leave one for every part, empty ones too
                 largest = max(largest, rows.total_byte_size)
                 self.groups.append((number, group))
                 sizes.append(rows.num_rows)
@@ -144,11 +148,13 @@ def index_table(labels: list[Any], names: Sequence[str] | None, columns: Iterato
     """Read a table of labelled pictures once, column part by column part.
 
     Raises:
-        DataError: rows without a label, labels of another type, or a picture that cannot be read.
+        DataError: no rows, rows without a label, labels of another type, or a picture that cannot be read.
     """
+    if not labels:
+        raise DataError(f"data '{source}' has no rows")
     if any(label is None for label in labels):
         raise DataError(f"data '{source}' has rows without a label")
-    if labels and isinstance(labels[0], str):
+    if isinstance(labels[0], str):
         names = sorted({str(label) for label in labels})
         places = {name: place for place, name in enumerate(names)}
         labels = [places[str(label)] for label in labels]
@@ -170,5 +176,5 @@ def index_table(labels: list[Any], names: Sequence[str] | None, columns: Iterato
 
 def split_index(index: Index, sizes: Sequence[int]) -> list[Index]:
     """Return the index of a table as one index a shard; its content digest stays that of the whole."""
-    parts: Sequence[Tensor] = index.labels.split([size for size in sizes if size])
+    parts: Sequence[Tensor] = index.labels.split([size for size in sizes if size])  # a last block may have no rows
     return [Index(part, index.shapes, index.content, index.classes, index.offsets, index.lengths) for part in parts]

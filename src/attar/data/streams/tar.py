@@ -57,7 +57,8 @@ def members(file: BinaryIO, size: int, archive: str) -> Iterator[Member]:
         except (tarfile.HeaderError, ValueError) as error:
             raise DataError(f"{archive} is not a sound tar archive at byte {position}: {error}") from None
         begin = position + BLOCK
-        name, length = extended.get("path") or entry.name, extended.get("size", entry.size)
+        name = extended.get("path") or entry.name
+        length = entry.size if entry.type in EXTENDED else extended.get("size", entry.size)
         if not 0 <= length <= size - begin:
             raise DataError(
                 f"{archive} is truncated or its header at byte {position} lies: '{_shown(name)}' claims {length} bytes"

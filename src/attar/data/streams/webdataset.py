@@ -115,11 +115,11 @@ def shard_paths(location: str, source: str) -> list[Path]:
         path = Path(pattern).expanduser()
         if path.is_dir():
             found += sorted(p for p in path.iterdir() if p.name.endswith((".tar", *COMPRESSED)))
+        elif path.exists():
+            found.append(path)
         elif any(letter in pattern for letter in "*["):
             anchor = Path(path.anchor)
             found += sorted(anchor.glob(str(path.relative_to(anchor))))
-        elif path.exists():
-            found.append(path)
         else:
             raise DataError(f"data '{source}' looks for {path.absolute()}, and nothing is there")
     if not found:
