@@ -24,11 +24,6 @@ NET = ConvNet(depth=1, width=4, norm="batch")
 TRAIN = StudentTraining(steps=6, batch=9, augment="none", optimizer=SGD(lr=0.1, momentum=0.9), schedule=Constant())
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def data(tiny_images):
     return tiny_images(each=6)
