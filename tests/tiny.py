@@ -89,6 +89,7 @@ TINY: dict[str, dict[str, Any]] = {
     "kd": OBJECTIVE,
     "dkd": {**OBJECTIVE, "train.augment": "crop-and-flip"},
     "attention": OBJECTIVE,
+    "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "quantized-distillation": {
         **OBJECTIVE,
         "train.schedule.warmup": 0,
