@@ -10,12 +10,14 @@ from typing import Any
 from attar import data as sources
 from attar import files
 from attar.artifacts import DistilledSet, Selection, load
+from attar.artifacts.targeted import TargetedSet
 from attar.data import Images, Splits
 from attar.errors import AttarError, RecipeError, did_you_mean
 from attar.methods.data.recovery.students import Lessons
 from attar.nets import NETS
 from attar.run import Plan, keys, plan
 from attar.spec import build, to_json
+from attar.starting import judge_start
 from attar.train import continual, search
 from attar.train.evaluation import evaluate
 from attar.train.protocols import PROTOCOLS, STEPS, Protocol
@@ -41,10 +43,12 @@ def judge(
 ) -> dict[str, Any]:
     """Return protocol, data, arms and cross-architecture arms of a small set; see `attar.evaluate`."""
     artifact = load(target) if isinstance(target, str | Path) else target
-    splits = _splits(artifact, data)
-    subject, name = _images(artifact, splits)
-    chosen = choose_protocol(protocol, _recipe(target), subject, settings)
+    splits, recipe = _splits(artifact, data), _recipe(target)
     work = plan.choose(splits.train.size)
+    if isinstance(artifact, TargetedSet) and not artifact.labelled:
+        return judge_start(artifact, splits, protocol=protocol, recipe=recipe, settings=settings, seed=seed, work=work)
+    subject, name = _images(artifact, splits)
+    chosen = choose_protocol(protocol, recipe, subject, settings)
     bench = _Bench(subject, splits, chosen, seed=seed, work=work, teacher=teacher)
     arms: Arms = {name: lambda index: subject} | _baselines(baselines, subject, splits, seed)
     variants = [_variant(net) for net in nets]

@@ -7,11 +7,12 @@ import torch
 
 import attar
 import tiny
-from attar import api, cli, files, judging
+from attar import api, cli, files, judging, starting
 from attar.artifacts import Student
 from attar.data import load
 from attar.errors import AttarError, RecipeError
 
+FIRST = "stages.0.0.weight"  # of a ConvNet
 FAST = {"networks": 2, "training.epochs": 2, "training.batch": 6}
 
 
@@ -148,6 +149,34 @@ def test_bytes_count_what_labels_and_shared_compensators_take(pictures):
     assert projected["bytes"] == held.bytes
     assert projected["label_bytes"] == factors + 3 * 8
     assert hard["bytes"] == held.bytes - factors
+
+
+def test_pairs_without_labels_are_judged_as_a_start_for_labelled_data(pictures):
+    folder = run("krr-st", pictures)
+    short = {"networks": 2, "pretraining.steps": 30, "finetuning.steps": 3, "finetuning.batch": 9}
+    outcome = attar.evaluate(folder, **short)
+    assert [arm["name"] for arm in outcome["arms"]] == ["distilled", "distilled probe", "scratch", "scratch probe"]
+    assert outcome["protocol"]["net"]["width"] == 8  # the run's own
+    assert all(len(arm["accuracies"]) == 2 for arm in outcome["arms"])
+    held, (made, _, scratch, _) = attar.load(folder), outcome["arms"]
+    assert (made["bytes"], made["label_bytes"]) == (held.bytes, held.targets.numel() * 4)
+    assert (scratch["images"], scratch["bytes"]) == (0, 0)
+    with pytest.raises(RecipeError, match="For sets without labels: transfer, small-transfer"):
+        attar.evaluate(folder, protocol="dsa")
+    with pytest.raises(AttarError, match="read 1×8×8 images, .* has 1×4×4"):
+        attar.evaluate(folder, data="digits?size=4")
+
+
+def test_network_k_starts_alike_with_and_without_the_pairs(pictures, monkeypatch):
+    folder = run("krr-st", pictures)
+    monkeypatch.setattr(starting, "probed", lambda network, *a, **k: float(network.state_dict()[FIRST].double().sum()))
+    monkeypatch.setattr(starting, "finetuned", lambda network, *a, **k: float(network.training))
+    short = {"networks": 2, "pretraining.steps": 3}
+    trained = arms(attar.evaluate(folder, **short))
+    still = arms(attar.evaluate(folder, **short, **{"pretraining.optimizer": {"lr": 0.0}}))
+    scratch = still["scratch probe"]["accuracies"]
+    assert scratch == trained["scratch probe"]["accuracies"] == still["distilled probe"]["accuracies"]
+    assert len({*scratch, *trained["distilled probe"]["accuracies"]}) == 4  # pairs move both, and each on its own
 
 
 # -------------------------------------------------------------------- other uses
