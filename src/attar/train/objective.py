@@ -19,7 +19,7 @@ from attar.nets.initialise import seeded
 from attar.run import SGD, Drop, Learner, Run
 from attar.run.optimizers import Optimizer, Schedule
 from attar.spec import method, spec
-from attar.train.taps import Seen, Told, Untold, shapes
+from attar.train.taps import Seen, Told, shapes
 from attar.train.teacher import Teacher, Teaching
 from attar.train.training import Order, Training, predict
 
@@ -161,7 +161,7 @@ class Objective:
 
     def teach(self, run: Run, module: nn.Module, data: Images, teacher: Any = None, loop: str = "distil") -> None:
         """Train a module in place; what trains in several loops calls this once for each, with a name of its own."""
-        lessons = _Lessons(run, self, data, None if teacher is None else Teacher.of(teacher), module)
+        lessons = _Lessons(run, self, data, Teacher(()) if teacher is None else Teacher.of(teacher), module)
         with seeded(run.rng("state")):  # the same in every process
             state = self.build(lessons.setting).to(run.device)
         steps = self.train.total(len(lessons))
@@ -194,16 +194,13 @@ def _by_name(terms: Sequence[Term], share: int) -> dict[str, Tensor]:
 class _Lessons:
     """Who shows what to whom: the batches of a training, and what student and teacher say of them."""
 
-    def __init__(self, run: Run, objective: Objective, data: Images, teacher: Teacher | None, student: nn.Module) -> None:
+    def __init__(self, run: Run, objective: Objective, data: Images, teacher: Teacher, student: nn.Module) -> None:
         self.run, self.objective, self.student = run, objective, student
         self.source: Any = data
         self.labels: Tensor | None = None
         self.teacher: nn.Module | None = None
         self._told: Tensor | None = None
-        self.alone = teacher is None
-        if teacher is None:
-            pass
-        elif teacher.labels is not None:
+        if teacher.labels is not None:
             if objective.train.augment != "none":
                 raise RecipeError("stored labels belong to the views they were made of; train with train.augment=none")
             self.source, self.labels = teacher.labels.source_of(data), data.labels
