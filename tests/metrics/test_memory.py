@@ -204,6 +204,14 @@ def test_where_the_mark_cannot_be_reset_a_thread_looks(monkeypatch, tmp_path):
     assert 60 * MEBIBYTE < peak.rise < 90 * MEBIBYTE
 
 
+def test_a_kernel_that_keeps_no_mark_is_looked_at_as_well(monkeypatch, tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t  2048 kB\n")  # as sandboxed kernels have it
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
+    with peak_memory() as peak:
+        pass
+    assert (peak.how, peak.process, peak.rise) == ("sampled", 2 * MEBIBYTE, 0)
+
+
 def test_without_proc_the_peak_of_the_process_life_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "missing")
     with peak_memory() as peak:

@@ -203,16 +203,16 @@ _open: list[MemoryPeak] = []  # outermost first: an inner block resets the marks
 def peak_memory() -> Iterator[MemoryPeak]:
     """Measure the most memory that this process holds while the block runs, on the host and on CUDA devices.
 
-    On Linux the kernel keeps the mark (`VmHWM`), which is reset here; where it may not be reset, a thread looks every
-    5 ms and can miss a short peak; elsewhere the peak of the whole life of the process is all there is. Blocks may
-    nest. Resident memory counts whole pages that were touched: pages that were freed before the block, and kept by the
-    allocator, are used again without a rise, so compare peaks between fresh processes that differ in one thing.
+    On Linux the kernel keeps the mark (`VmHWM`), which is reset here; where it keeps none, or it may not be reset, a
+    thread looks every 5 ms and can miss a short peak; elsewhere the peak of the whole life of the process is all there
+    is. Blocks may nest. Resident memory counts whole pages that were touched: pages freed before the block, and kept by
+    the allocator, are used again without a rise, so compare peaks between fresh processes that differ in one thing.
     """
     peak = MemoryPeak()
     _look()
     _reset_cuda()
     peak.cuda_before = _cuda(torch.cuda.memory_allocated)
-    peak.how = "lifetime" if not _STATUS.exists() else "reset" if _reset_mark() else "sampled"
+    peak.how = "lifetime" if not _STATUS.exists() else "reset" if _field("VmHWM") and _reset_mark() else "sampled"
     peak.before = _resident("VmRSS")
     _open.append(peak)
     done = threading.Event()
@@ -255,14 +255,21 @@ def _reset_mark() -> bool:
 def _resident(field: str) -> int:
     """Return `VmRSS` (now) or `VmHWM` (the mark) in bytes; without /proc the peak since the process began."""
     if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-        return int(line.split()[1]) * 1024
+        return _field(field)
     if sys.platform == "win32":
         return 0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _field(name: str) -> int:
+    """Return a field of /proc/self/status in bytes; 0 where this kernel does not tell it."""
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _reset_cuda() -> None:

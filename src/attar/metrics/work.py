@@ -56,7 +56,8 @@ class WorkMeter:
     graph was made, and is gone through, inside the block: the second-order part of gradient matching sends a gradient
     through the outputs of the synthetic images once more, so these count twice. Every step of an optimizer is an
     update. Blocks may follow each other, which adds up, and nest; a run that keeps the meter (`run.keep("work",
-    meter)`) counts each step once however often it is killed. Work of other processes is not seen.
+    meter)`) counts each step once however often it is killed. Work of other processes is not seen, and FLOPs are those
+    of the thread that opened the block.
 
     Args:
         flops: count floating-point operations with torch's counter, which makes small operations several times as slow.
@@ -75,7 +76,7 @@ class WorkMeter:
         self.updates = 0
         self._flops = 0 if flops else None
         self._seconds = self._cpu_seconds = 0.0
-        self._watches: list[_Watch] = []
+        self._watches: weakref.WeakKeyDictionary[nn.Module, _Watch] = weakref.WeakKeyDictionary()
         self._kinds: dict[type[nn.Module], tuple[str, bool]] = {}
         self._unseen: set[str] = set()
         self._depth = 0
@@ -99,12 +100,11 @@ class WorkMeter:
         Raises:
             RecipeError: the module is a part of a watched one, or holds one: rows would count twice.
         """
-        for watch in self._watches:
-            known = watch.module()
-            if known is module:  # seen by `watch_every` before; the more special name wins
-                watch.rename(self, name, teacher)
-                return
-            if known is not None and (_holds(known, module) or _holds(module, known)):
+        if (seen := self._watches.get(module)) is not None:  # by `watch_every` before; the more special name wins
+            seen.rename(self, name, teacher)
+            return
+        for known, watch in list(self._watches.items()):
+            if _holds(known, module) or _holds(module, known):
                 raise RecipeError(
                     f"'{name}' and the watched '{watch.name}' share modules, so rows would count twice. "
                     "Watch whole networks, or use another WorkMeter for the parts"
@@ -138,8 +138,8 @@ class WorkMeter:
         if self._kinds:
             self._handles.append(register_module_module_registration_hook(self._registered))
             self._handles.append(register_module_parameter_registration_hook(self._registered))
-        for watch in self._watches:
-            watch.attach(self)
+        for module, watch in list(self._watches.items()):
+            watch.attach(self, module)
         if self._flops is not None:
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
@@ -161,7 +161,8 @@ class WorkMeter:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._watches = [watch for watch in self._watches if watch.detach()]
+        for watch in list(self._watches.values()):
+            watch.detach()
 
     # ------------------------------------------------------------------ results
 
@@ -225,17 +226,16 @@ class WorkMeter:
         return row
 
     def _add(self, name: str, module: nn.Module, teacher: bool) -> None:
-        watch = _Watch(name, module, self._passes(name, teacher))
-        self._watches.append(watch)
+        watch = self._watches[module] = _Watch(name, self._passes(name, teacher))
         if self._depth:
-            watch.attach(self)
+            watch.attach(self, module)
 
     def _registered(self, module: nn.Module, name: str, value: object) -> None:
         """Watch a module of a wanted class while it is being built."""
         for kind, (label, teacher) in self._kinds.items():
             if not isinstance(module, kind) or (isinstance(module, Network) and "collapse" not in module._modules):
                 continue  # a Network's last stages are not there yet
-            if all(watch.module() is not module for watch in reversed(self._watches)):
+            if module not in self._watches:
                 self._add(label, module, teacher)
 
     def _updated(self, *_: object) -> None:
@@ -273,22 +273,17 @@ class WorkMeter:
 
 
 class _Watch:
-    """One watched network and the hooks on it. It does not keep the network alive."""
+    """The hooks on one watched network, which they do not keep alive, and what they count for."""
 
-    def __init__(self, name: str, module: nn.Module, passes: Passes) -> None:
+    def __init__(self, name: str, passes: Passes) -> None:
         self.name, self.passes = name, passes
-        self.module = weakref.ref(module)
         self._handles: list[Any] = []
         self._opened: list[Tensor] = []  # a Network's first map, until its embedding is there
 
     def rename(self, meter: WorkMeter, name: str, teacher: bool) -> None:
         self.name, self.passes = name, meter._passes(name, teacher)
 
-    def attach(self, meter: WorkMeter) -> None:
-        module = self.module()
-        if module is None:
-            return
-
+    def attach(self, meter: WorkMeter, module: nn.Module) -> None:
         def opened(inputs: tuple[Any, ...], output: Any) -> None:
             self._opened = [output]
 
@@ -304,12 +299,11 @@ class _Watch:
         else:
             self._hook(meter, module, passed)
 
-    def detach(self) -> bool:
-        """Take the hooks off; return whether the network still lives."""
+    def detach(self) -> None:
+        """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._opened = [], []
-        return self.module() is not None
 
     def _hook(self, meter: WorkMeter, target: nn.Module, act: Callable[[tuple[Any, ...], Any], None]) -> None:
         here = weakref.ref(target)

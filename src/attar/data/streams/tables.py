@@ -175,6 +175,12 @@ def index_table(labels: list[Any], names: Sequence[str] | None, columns: Iterato
 
 
 def split_index(index: Index, sizes: Sequence[int]) -> list[Index]:
-    """Return the index of a table as one index a shard; its content digest stays that of the whole."""
+    """Return the index of a table as one index a shard; its content digest stays that of the whole.
+
+    Raises:
+        DataError: the shards claim more or fewer rows than were read.
+    """
+    if sum(sizes) != len(index.labels):
+        raise DataError(f"a table of {len(index.labels)} rows claims {sum(sizes)}: its files are damaged")
     parts: Sequence[Tensor] = index.labels.split([size for size in sizes if size])  # a last block may have no rows
     return [Index(part, index.shapes, index.content, index.classes, index.offsets, index.lengths) for part in parts]
