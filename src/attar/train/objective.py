@@ -159,8 +159,8 @@ class Objective:
         self.teach(run, module, data, teacher)
         return Student(module.eval(), self.student, data.channels, data.size, data.classes)
 
-    def teach(self, run: Run, module: nn.Module, data: Images, teacher: Any = None, loop: str = "distil") -> None:
-        """Train a module in place; what trains in several loops calls this once for each, with a name of its own."""
+    def teach(self, run: Run, module: nn.Module, data: Images, teacher: Any = None, loop: str = "distil") -> nn.Module:
+        """Train a module in place, and return what the terms needed; several loops each have a name of their own."""
         lessons = _Lessons(run, self, data, Teacher(()) if teacher is None else Teacher.of(teacher), module)
         with seeded(run.rng("state")):  # the same in every process
             state = self.build(lessons.setting).to(run.device)
@@ -180,6 +180,7 @@ class Objective:
             for each in every:
                 each.step()
             self.after(state, student, told, batch)
+        return state
 
 
 def _by_name(terms: Sequence[Term], share: int) -> dict[str, Tensor]:
