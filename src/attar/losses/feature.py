@@ -102,7 +102,7 @@ def attention_distance(
         RecipeError: maps that are not `[n, channels, height, width]` of the same samples, a power below 1, an unknown
             form or reduction.
     """
-    student, teacher = _same_places(student, teacher)
+    student, teacher = same_places(student, teacher)
     gap = attention_maps(student, power) - attention_maps(teacher, power)
     if form == "code":
         return reduce(gap.square().mean(1), reduction)
@@ -120,7 +120,7 @@ def factor_distance(student: Tensor, teacher: Tensor, *, reduction: Reduction = 
     Raises:
         RecipeError: maps that are not `[n, channels, height, width]` of the same samples, or an unknown reduction.
     """
-    student, teacher = _same_places(student, teacher)
+    student, teacher = same_places(student, teacher)
     return reduce((attention_maps(student, 2.0) - attention_maps(teacher, 2.0)).abs().mean(1), reduction)
 
 
@@ -227,7 +227,7 @@ def selectivity_distance(student: Tensor, teacher: Tensor, *, reduction: Reducti
     Raises:
         RecipeError: maps that are not `[n, channels, height, width]` of the same samples, or an unknown reduction.
     """
-    student, teacher = (directions(side.flatten(2)) for side in _same_places(student, teacher))
+    student, teacher = (directions(side.flatten(2)) for side in same_places(student, teacher))
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
         return product(a, b.mT).square().flatten(1).mean(1)
@@ -250,14 +250,18 @@ def flow_distance(
     """
 
     def flow(first: Tensor, second: Tensor) -> Tensor:
-        x, y = (side.flatten(2) for side in _same_places(first, second))
+        x, y = (side.flatten(2) for side in same_places(first, second))
         return product(x, y.mT) / x.shape[2]
 
     return hint_distance(flow(*student), flow(*teacher), reduction=reduction)
 
 
-def _same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both maps widened, the larger average-pooled to the height and width of the smaller."""
+def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both maps widened, the larger average-pooled to the height and width of the smaller.
+
+    Raises:
+        RecipeError: maps that are not `[n, channels, height, width]` of the same samples.
+    """
     if student.dim() != 4 or teacher.dim() != 4 or len(student) != len(teacher):
         raise RecipeError(
             "maps are [n, channels, height, width] of the same n samples; "

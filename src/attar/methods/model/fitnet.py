@@ -1,0 +1,42 @@
+"""FitNet: the student's middle guesses the teacher's (arXiv 1412.6550)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import Field
+from torch import nn
+
+from attar import losses
+from attar.methods.model.places import ComparesStages, compared, total
+from attar.methods.model.regressors import hint_regressor
+from attar.spec import method
+from attar.train.objective import Batch, Progress, Setting, Term
+from attar.train.taps import Seen
+
+
+@method
+class FitNet(ComparesStages):
+    """Regress the teacher's map in the middle from the student's (Romero et al. 2015, arXiv 1412.6550).
+
+    L = hard · CE + weight · mean (r(F_s) − F_t)², with a regressor r that is there for training alone. Both terms are
+    trained together, as in the libraries whose weight is in use; the paper trains the hint in a first stage.
+    """
+
+    weight: float = Field(100.0, ge=0)
+    pairs: tuple[str, ...] = ()  # places "student=teacher"; none: the last stage but one
+
+    def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the places of the hint."""
+        mine, theirs = super().taps(student, teacher)
+        return (mine, theirs) if self.pairs else (mine[-2:][:1], theirs[-2:][:1])
+
+    def build(self, setting: Setting) -> nn.Module:
+        """Return a regressor for each pair of places."""
+        return nn.ModuleList(hint_regressor(mine, theirs) for mine, theirs in self.sizes(setting))
+
+    def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
+        """Yield the distance of the hints."""
+        pairs = zip(state, compared(student, teacher), strict=True)
+        yield Term("hint", total([losses.hint_distance(regress(mine), theirs) for regress, (mine, theirs) in pairs]))
