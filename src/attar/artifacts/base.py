@@ -112,6 +112,7 @@ class Artifact:
 
 
 KINDS = {
+    "aggregated-student": "attar.artifacts.aggregated:AggregatedStudent",
     "distilled-set": "attar.artifacts.distilled:DistilledSet",
     "projected-set": "attar.artifacts.projected:ProjectedSet",
     "quantized-student": "attar.artifacts.quantized:QuantizedStudent",
