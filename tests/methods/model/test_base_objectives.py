@@ -1,0 +1,322 @@
+"""The base objectives: each reads the places it names, gives the value of its formula, and trains what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attar import ledger, losses, nets
+from attar.artifacts import Student
+from attar.data import Images
+from attar.errors import RecipeError
+from attar.methods.model.crd import ContrastiveKD
+from attar.methods.model.places import before_activation, last_norm
+from attar.methods.model.regressors import hint_regressor
+from attar.methods.model.student import TrainStudent
+from attar.nets import CifarResNet, ConvNet
+from attar.run import SGD, Constant, Plan, Run
+from attar.spec import build
+from attar.train.objective import Batch, Objective, Progress, StudentTraining, Term, _Lessons
+from attar.train.taps import Seen
+from attar.train.teacher import Teacher
+
+NET = ConvNet(depth=2, width=4, norm="batch")
+TRAIN = StudentTraining(steps=3, batch=8, augment="none", optimizer=SGD(lr=0.1), schedule=Constant())
+# id: default weight of all, weight of the labels, weights inside
+DEFAULTS: dict[str, tuple[float, float, dict[str, float]]] = {
+    "kd": (0.9, 0.1, {"temperature": 4.0}),
+    "dkd": (1.0, 1.0, {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_epochs": 20}),
+    "nkd": (1.0, 1.0, {"gamma": 1.5, "temperature": 1.0}),
+    "dist": (2.0, 1.0, {"inter": 1.0, "intra": 1.0, "temperature": 4.0}),
+    "fitnet": (100.0, 1.0, {}),
+    "attention": (1000.0, 1.0, {"power": 2.0}),
+    "sp": (3000.0, 1.0, {}),
+    "rkd": (1.0, 1.0, {"distance": 25.0, "angle": 50.0}),
+    "pkt": (30000.0, 1.0, {}),
+    "cc": (0.02, 1.0, {"dimensions": 128}),
+    "vid": (1.0, 1.0, {"variance": 5.0, "epsilon": 1e-5}),
+    "nst": (50.0, 1.0, {}),
+    "crd": (0.8, 1.0, {"dimensions": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5}),
+    "ofd": (1e-3, 1.0, {}),
+    "ickd": (2.5, 1.0, {}),
+    "cka": (1.0, 1.0, {}),
+}
+
+
+@pytest.fixture
+def data(tiny_images) -> Images:
+    return tiny_images(each=8)
+
+
+@pytest.fixture
+def teacher(data) -> Student:
+    net = ConvNet(depth=3, width=6, norm="batch")
+    module = nets.fresh(net, data, torch.Generator().manual_seed(1)).eval()
+    generator = torch.Generator().manual_seed(2)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.bias, 0, 0.5, generator=generator)
+            nn.init.normal_(layer.weight, 1, 0.3, generator=generator)
+    return Student(module, net, 1, 8, data.classes)
+
+
+class Lesson:
+    """The first step of an objective, looked at from outside."""
+
+    def __init__(self, objective: Objective, data: Images, teacher: Student, folder: Path, step: int = 0) -> None:
+        with Run(folder, plan=Plan(threads=1)) as run:
+            module = nets.fresh(objective.student, data, run.rng("student"))
+            lessons = _Lessons(run, objective, data, Teacher.of(teacher), module)
+            self.state: Any = objective.build(lessons.setting)
+            self.batch: Batch
+            self.student: Seen
+            self.teacher: Seen
+            self.batch, self.student, self.teacher = lessons.step(step, self.state)
+            self.progress = Progress(step, 100, 1)
+            self.terms: dict[str, Term] = {}
+            for term in objective.terms(self.state, self.progress, self.student, self.teacher, self.batch):
+                self.terms[term.name] = term
+        self.objective, self.module = objective, module
+
+    @property
+    def value(self) -> torch.Tensor:
+        return torch.stack([term.loss * term.weight for term in self.terms.values()]).sum()
+
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [
+            (self.student.at(a), self.teacher.at(b))
+            for a, b in zip(self.student.paths, self.teacher.paths, strict=True)
+        ]
+
+
+def objective(id: str, **fields: Any) -> Objective:
+    made: Objective = build(ledger.method_class(id), {"student": NET, "train": TRAIN, **fields}, preset="paper")
+    return made
+
+
+@pytest.fixture
+def lesson(data, teacher, tmp_path):
+    def make(id: str, **fields: Any) -> Lesson:
+        return Lesson(objective(id, **fields), data, teacher, tmp_path / id)
+
+    return make
+
+
+@pytest.mark.parametrize("id", DEFAULTS)
+def test_the_defaults_are_those_of_the_benchmark(id):
+    made = ledger.method_class(id)()
+    weight, hard, inside = DEFAULTS[id]
+    assert (made.weight, made.hard) == (weight, hard)
+    assert {name: getattr(made, name) for name in inside} == inside
+
+
+@pytest.mark.parametrize("id", DEFAULTS)
+def test_each_brings_the_student_nearer_to_what_it_asks(id, data, teacher, tmp_path):
+    """Sixty small steps on one batch without labels lower the term."""
+    found = Lesson(objective(id, **({"negatives": 40} if id == "crd" else {})), data, teacher, tmp_path / "run")
+    parameters = [*found.module.parameters(), *found.state.parameters()]
+    optimizer = torch.optim.Adam(parameters, 0.01)
+    before = found.value.item()
+    for _ in range(60):
+        student = Seen(
+            found.student.run, found.module, found.batch.images, found.student.paths, whole=True, frozen=False
+        )
+        terms = found.objective.terms(found.state, Progress(1, 100, 1), student, found.teacher, found.batch)
+        loss = torch.stack([term.loss * term.weight for term in terms]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    ramp = 2.0 if id == "dkd" else 1.0  # the second epoch's weight against the first's
+    assert loss.item() < 0.95 * before * ramp or (before < 0 and loss.item() < before)
+
+
+def test_logit_objectives_equal_their_formulas(lesson, data):
+    found = lesson("nkd", gamma=0.7, temperature=2.0)
+    z, t, y = found.student.logits.double(), found.teacher.logits.double(), found.batch.labels
+    p, q = t.softmax(1), z.softmax(1)
+    expected = 0.0
+    for i, label in enumerate(y.tolist()):
+        others = [k for k in range(3) if k != label]
+        soft, own = (t[i, others] / 2).softmax(0), (z[i, others] / 2).log_softmax(0)
+        expected += (-p[i, label] * q[i, label].log() - 0.7 * 4 * (soft * own).sum()) / len(y)
+    torch.testing.assert_close(found.value.double(), expected, rtol=1e-5, atol=1e-6)
+
+    found = lesson("dist", inter=0.5, intra=2.0, temperature=3.0)
+    rows = [(side / 3).softmax(1) for side in (found.student.logits, found.teacher.logits)]
+    by_row = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*rows, strict=True)])
+    by_column = torch.stack(
+        [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(rows[0].T, rows[1].T, strict=True)]
+    )
+    expected = 0.5 * (1 - by_row).mean() + 2.0 * (1 - by_column).mean()
+    torch.testing.assert_close(found.value, expected, rtol=1e-3, atol=1e-4)
+    scaled = lesson("dist", inter=0.5, intra=2.0, temperature=3.0, scaled=True)
+    torch.testing.assert_close(scaled.value, 9 * found.value)
+
+
+def test_embedding_objectives_compare_what_the_heads_read(lesson):
+    for id, loss in {"pkt": losses.probability_transfer, "cka": lambda s, t: 1 - losses.linear_cka(s, t)}.items():
+        found = lesson(id)
+        features = found.module.embed(found.batch.images), found.teacher.module.embed(found.batch.images)
+        torch.testing.assert_close(found.value, loss(*features))
+    found = lesson("rkd", distance=3.0, angle=5.0)
+    features = found.module.embed(found.batch.images), found.teacher.module.embed(found.batch.images)
+    expected = 3 * losses.relational_distance(*features) + 5 * losses.relational_angle(*features)
+    torch.testing.assert_close(found.value, expected)
+    assert list(lesson("rkd", angle=0.0).terms) == ["distance"]
+    found = lesson("cc")
+    features = found.module.embed(found.batch.images), found.teacher.module.embed(found.batch.images)
+    gap = (found.state["student"](features[0]) - found.state["teacher"](features[1])).abs()
+    assert gap.shape[1] == 128
+    torch.testing.assert_close(found.value, (gap[1:] * gap[:-1]).sum(1).mean())
+
+
+def test_stage_objectives_compare_the_last_stages(lesson):
+    found = lesson("sp")
+    mine, theirs = (side.features(found.batch.images)[0] for side in (found.module, found.teacher.module))
+    torch.testing.assert_close(found.value, losses.similarity_distance(mine[-1], theirs[-1]))
+    found = lesson("nst")
+    expected = sum(losses.selectivity_distance(a, b) for a, b in zip(mine, theirs[1:], strict=True))
+    torch.testing.assert_close(found.value, expected)
+    named = lesson("sp", pairs=("stages.0=stages.1", "stages.1=stages.2"))
+    expected = sum(losses.similarity_distance(a, b) for a, b in zip(mine, theirs[1:], strict=True))
+    torch.testing.assert_close(named.value, expected)
+    found = lesson("ickd")
+    expected = losses.channel_correlation_distance(found.state[0](found.pairs()[0][0]), theirs[-1])
+    torch.testing.assert_close(found.value, expected)
+    assert [layer.__class__ for layer in found.state[0]] == [nn.Conv2d, nn.BatchNorm2d]
+
+
+def test_the_hint_is_in_the_middle_and_regressed_to_the_teachers_shape(lesson):
+    found = lesson("fitnet")
+    assert (found.student.paths, found.teacher.paths) == (("stage:-2",), ("stage:-2",))
+    ((mine, theirs),) = found.pairs()
+    torch.testing.assert_close(found.value, (found.state[0](mine) - theirs).square().mean())
+    for own, wanted in [((4, 8, 8), (6, 4, 4)), ((4, 4, 4), (6, 8, 8)), ((4, 7, 7), (6, 5, 5)), ((4, 5, 5), (6, 5, 5))]:
+        regress = hint_regressor(torch.Size(own), torch.Size(wanted))
+        assert regress(torch.rand(2, *own)).shape == (2, *wanted)
+        assert regress(torch.rand(2, *own)).min() >= 0  # ReLU: the teacher's maps are behind theirs
+    with pytest.raises(RecipeError, match="3 pixels cannot be made one of 8"):
+        hint_regressor(torch.Size((4, 3, 3)), torch.Size((4, 8, 8)))
+    with pytest.raises(RecipeError, match="maps"):
+        hint_regressor(torch.Size((4, 3, 3)), torch.Size((4,)))
+
+
+def test_vid_learns_a_variance_for_each_channel(lesson):
+    found = lesson("vid")
+    expected = 0.0
+    for guess, (mine, theirs) in zip(found.state, found.pairs(), strict=True):
+        variance = nn.functional.softplus(guess.raw_variances) + 1e-5
+        torch.testing.assert_close(variance, torch.full((6,), 5.0))
+        size = min(mine.shape[-1], theirs.shape[-1])
+        read, wanted = (nn.functional.adaptive_avg_pool2d(side, size) for side in (mine, theirs))
+        expected += 0.5 * ((guess(read) - wanted).square() / 5 + torch.tensor(5.0).log()).mean()
+        assert [layer.__class__ for layer in guess.mean] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Conv2d]
+    torch.testing.assert_close(found.value, expected)
+    found.value.backward()
+    assert all(guess.raw_variances.grad.abs().min() > 0 for guess in found.state)
+
+
+def test_ofd_reads_before_the_activation_with_margins_of_the_batch_norm(lesson, teacher):
+    found = lesson("ofd")
+    mine, theirs = (side.before_activation(found.batch.images)[0] for side in (found.module, found.teacher.module))
+    expected = 0.0
+    for number, (own, told) in enumerate(zip(mine, theirs[1:], strict=True)):
+        norm = teacher.module.stages[number + 1][1]
+        x = torch.distributions.Normal(norm.bias.double(), norm.weight.double().abs()).sample((200_000,))
+        drawn = torch.stack([values[values < 0].mean() for values in x.T])
+        margins = getattr(found.state, f"margins_{number}")
+        torch.testing.assert_close(margins.double(), drawn, rtol=0.05, atol=0.02)
+        sides = found.state.connectors[number](own), told
+        size = min(side.shape[-1] for side in sides)
+        connected, wanted = (nn.functional.adaptive_avg_pool2d(side, size) for side in sides)
+        target = torch.maximum(wanted, margins[:, None, None])
+        counts = (wanted > 0) | (connected > target)
+        expected += 0.5 ** (1 - number) * ((connected - target).square() * counts).sum((1, 2, 3)).mean()
+    torch.testing.assert_close(found.value, expected)
+    assert min(side.min().item() for side in mine) < 0
+
+
+def test_margins_come_from_the_norm_that_ends_the_stage(data):
+    """In a residual stage that is the norm of the last block's body, not that of a shortcut."""
+    module = nets.fresh(CifarResNet(depth=8), data, torch.Generator().manual_seed(0))
+    path = before_activation(module, ["stage:-1"])[0]
+    assert last_norm(module, path, 64) is module.stages[-1][-1].body[-1]
+    assert last_norm(module, "stages.0.0", 16) is module.stages[0][0][1]
+    plain = nets.fresh(ConvNet(depth=2, width=4), data, torch.Generator().manual_seed(0))
+    with pytest.raises(RecipeError, match="no batch norm of 4 channels"):
+        last_norm(plain, "stages.1.2:input", 4)
+    with pytest.raises(RecipeError, match="does not say which layers activate"):
+        before_activation(nn.Sequential(nn.Linear(2, 2)), ["stage:-1"])
+
+
+def contrast(anchor: torch.Tensor, rows: torch.Tensor, z: torch.Tensor, count: int) -> torch.Tensor:
+    """CRD for one anchor, written out: the first row is the partner."""
+    scores = (rows @ anchor / 0.07).exp() / z
+    noise = (len(rows) - 1) / count
+    return -(scores[0] / (scores[0] + noise)).log() - (noise / (scores[1:] + noise)).log().sum()
+
+
+def test_crd_is_the_contrast_written_out(lesson, data):
+    found = lesson("crd", negatives=5, dimensions=4)
+    state, batch = found.state, found.batch
+    negatives = state.others(batch, 5)
+    assert (data.labels[negatives] != batch.labels[:, None]).all()
+    unit = [
+        nn.functional.normalize(head(side.embedding), dim=1).double()
+        for head, side in zip(state.heads, (found.student, found.teacher), strict=True)
+    ]
+    expected = 0.0
+    for anchors, bank in zip(unit, (state.teacher_bank.double(), state.student_bank.double()), strict=True):
+        rows = bank[torch.cat([batch.indices[:, None], negatives], 1)]  # [n, 1 + M, D]
+        z = torch.einsum("nmd,nd->nm", rows, anchors).div(0.07).exp().mean() * len(data)
+        expected += sum(contrast(a, r, z, len(data)) for a, r in zip(anchors, rows, strict=True)) / len(anchors)
+    torch.testing.assert_close(found.value.double(), expected, rtol=1e-4, atol=1e-4)
+    found.value.backward()
+    assert all(head.weight.grad.abs().sum() > 0 for head in state.heads)  # both sides are trained
+
+
+def test_crd_remembers_by_half_and_keeps_z(data, teacher, tmp_path):
+    found = Lesson(objective("crd", negatives=5, dimensions=4), data, teacher, tmp_path / "a")
+    state, batch = found.state, found.batch
+    before, z = state.teacher_bank.clone(), state.log_z.clone()
+    found.objective.after(state, found.student, found.teacher, batch)
+    given = nn.functional.normalize(state.heads[1](found.teacher.embedding), dim=1)
+    rows = nn.functional.normalize((before[batch.indices] + given) / 2, dim=1)
+    torch.testing.assert_close(state.teacher_bank[batch.indices], rows)
+    untouched = torch.ones(len(data), dtype=torch.bool)
+    untouched[batch.indices] = False
+    assert torch.equal(state.teacher_bank[untouched], before[untouched])
+    list(found.objective.terms(state, Progress(1, 100, 1), found.student, found.teacher, batch))
+    assert torch.equal(state.log_z, z)
+    assert z.abs().min() > 0
+    assert {"student_bank", "teacher_bank", "log_z"} <= state.state_dict().keys()  # so checkpoints hold them
+
+
+def test_negatives_are_uniform_over_other_classes(tiny_images, teacher, tmp_path):
+    data = tiny_images(each=4).subset(torch.tensor([0, 4, 5, 6, 8, 9, 7, 3]))  # classes of 2, 4 and 2, unsorted
+    found = Lesson(objective("crd", negatives=6000, dimensions=4), data, teacher, tmp_path / "run")
+    negatives = found.state.others(found.batch, 6000)
+    for label, drawn in zip(found.batch.labels, negatives, strict=True):
+        shares = torch.bincount(drawn, minlength=8) / 6000
+        other = data.labels != label
+        torch.testing.assert_close(
+            shares[other], torch.full((int(other.sum()),), 1 / int(other.sum())), atol=0.03, rtol=0
+        )
+        assert shares[~other].sum() == 0
+
+
+def test_contrast_needs_two_classes(tiny_images, teacher, tmp_path):
+    one = tiny_images(each=4).subset(torch.arange(4))
+    with pytest.raises(RecipeError, match="of one"):
+        Lesson(ContrastiveKD(student=NET, train=TRAIN), one, teacher, tmp_path / "run")
+
+
+def test_sums_of_them_train_and_leave_the_student_alone(data, teacher, tmp_path):
+    made = TrainStudent(student=NET, train=TRAIN, objective="dkd+attention:1000+crd:0.8+ofd+vid")
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        student = made(run, data=data, teacher=teacher)
+    assert set(student.tensors()) == set(nets.fresh(NET, data, torch.Generator()).state_dict())
