@@ -30,7 +30,7 @@ class ViT:
     width: int = Field(default=192, ge=1)  # channels of a token
     depth: int = Field(default=12, ge=1)  # blocks
     heads: int = Field(default=3, ge=1)  # of the attention
-    pool: Literal["class", "mean"] = "class"  # the embedding: a token of its own, or the mean of all places
+    pool: Literal["class", "mean", "class+distilled"] = "class"  # a token, the mean of places, or DeiT's two tokens
 
     @model_validator(mode="after")
     def _heads(self) -> ViT:
@@ -46,7 +46,7 @@ class ViT:
     @property
     def label(self) -> str:
         """Short printable name."""
-        return f"ViT-{self.depth} w{self.width} p{self.patch}" + (" mean" if self.pool == "mean" else "")
+        return f"ViT-{self.depth} w{self.width} p{self.patch}" + ("" if self.pool == "class" else f" {self.pool}")
 
     def build(self, channels: int, size: int, classes: int) -> Network:
         """Build the module for images `[n, channels, size, size]`; raises AttarError where they are too small."""

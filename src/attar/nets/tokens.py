@@ -135,12 +135,16 @@ class MixerBlock(nn.Module):
         return out
 
 
-class FirstToken(nn.Module):
-    """The first of the tokens `[n, t, width]`."""
+class FirstTokens(nn.Module):
+    """The first `count` of the tokens `[n, t, width]`, one behind the other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return it, `[n, width]`."""
-        return x[:, 0]
+        """Return them, `[n, count · width]`."""
+        return x[:, : self.count].flatten(1)
 
 
 class MeanToken(nn.Module):
@@ -164,12 +168,16 @@ def pad_to(size: int, multiple: int) -> nn.Module:
 
 
 def vit(spec: ViT, channels: int, size: int, classes: int) -> TokenNetwork:
-    """Return patches with positions, `depth` blocks, a layer norm, and the class token or the mean of all places."""
-    with_class = spec.pool == "class"
-    patches = Patches(channels, size, spec.patch, spec.width, leading=int(with_class))
+    """Return patches with positions, `depth` blocks, a layer norm, and what `pool` says of the tokens.
+
+    With a distillation token (DeiT, arXiv 2012.12877) the embedding is both tokens, and one linear layer reads them: it
+    is the mean of two heads, each of one token.
+    """
+    leading = {"class": 1, "mean": 0, "class+distilled": 2}[spec.pool]
+    patches = Patches(channels, size, spec.patch, spec.width, leading=leading)
     blocks = [TransformerBlock(spec.width, spec.heads) for _ in range(spec.depth)]
-    collapse = nn.Sequential(nn.LayerNorm(spec.width, EPSILON), FirstToken() if with_class else MeanToken())
-    return TokenNetwork(patches, blocks, collapse, spec.width, classes)
+    collapse = nn.Sequential(nn.LayerNorm(spec.width, EPSILON), FirstTokens(leading) if leading else MeanToken())
+    return TokenNetwork(patches, blocks, collapse, max(leading, 1) * spec.width, classes)
 
 
 def mixer(spec: Mixer, channels: int, size: int, classes: int) -> TokenNetwork:
