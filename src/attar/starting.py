@@ -8,23 +8,34 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from attar.artifacts.targeted import TargetedSet
 from attar.data import Splits
 from attar.errors import AttarError, RecipeError, did_you_mean
 from attar.run import Plan, guards, keys, progress
-from attar.spec import build, to_json
+from attar.spec import build, spec, to_json
 from attar.train.regression import TargetSource
 from attar.train.transfer import Transfer, finetuned, pretrained, probed
 
 _PRETRAINING: dict[str, Any] = {"steps": 500}
 _FINETUNING: dict[str, Any] = {"steps": 200, "batch": 100}
+
+
+@spec
+class Start(Transfer):
+    """How a start is judged: KRR-ST's transfer, from all labelled images or from a few."""
+
+    shots: int | None = Field(None, ge=1)  # labelled images a class, drawn for each network; none: all
+
+
 STARTS: dict[str, dict[str, Any]] = {
     "transfer": {},  # KRR-ST's (arXiv 2310.06511)
     "small-transfer": {
         "net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
         "pretraining": _PRETRAINING,
         "finetuning": _FINETUNING,
+        "shots": 20,
     },
 }
 
@@ -46,7 +57,7 @@ def judge_start(
         splits: the data that networks meet then; its test set is read once a number.
         protocol: `transfer`, `small-transfer`, or none for the one of the run's preset.
         recipe: of the run, for its preset and network.
-        settings: fields of `Transfer`, and `networks`.
+        settings: fields of `Start`, and `networks`.
         seed: of networks and batches; network k starts alike in both arms.
         work: threads.
 
@@ -90,7 +101,7 @@ def judge_start(
     }
 
 
-def _choose(name: str | None, recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> Transfer:
+def _choose(name: str | None, recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> Start:
     if name is None:
         name = "small-transfer" if recipe.get("preset", "small") == "small" else "transfer"
     if name not in STARTS:
@@ -100,20 +111,21 @@ def _choose(name: str | None, recipe: Mapping[str, Any], settings: Mapping[str, 
     base = dict(STARTS[name])
     if net := recipe.get("fields", {}).get("net"):
         base["net"] = net
-    return build(Transfer, settings, base=base, name="protocol")
+    return build(Start, settings, base=base, name="protocol")
 
 
 def _scores(
-    source: TargetSource | None, splits: Splits, how: Transfer, networks: int, seed: int
+    source: TargetSource | None, splits: Splits, how: Start, networks: int, seed: int
 ) -> Iterator[dict[str, float]]:
     """Yield the fine-tuned accuracy, that of the probe, and the seconds of each network."""
-    train, test = splits.train, splits.test
     for index in range(networks):
 
         def rng(name: str, *counters: int, index: int = index) -> torch.Generator:
             return keys.generator(seed, ("evaluate", "transfer"), name, (index, *counters))
 
-        began = time.perf_counter()
+        train, test, began = splits.train, splits.test, time.perf_counter()
+        if how.shots is not None:
+            train = train.subset(train.choose_per_class(how.shots, rng("labels")))
         network = pretrained(how.net, source, train, how.pretraining, rng)
         probe = probed(network, train, test, decay=how.decay)
         tuned = finetuned(network, how.net, train, test, training=how.finetuning, rng=rng)

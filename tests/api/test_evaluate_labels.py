@@ -153,7 +153,7 @@ def test_bytes_count_what_labels_and_shared_compensators_take(pictures):
 
 def test_pairs_without_labels_are_judged_as_a_start_for_labelled_data(pictures):
     folder = run("krr-st", pictures)
-    short = {"networks": 2, "pretraining.steps": 30, "finetuning.steps": 3, "finetuning.batch": 9}
+    short = {"networks": 2, "pretraining.steps": 30, "finetuning.steps": 3, "finetuning.batch": 9, "shots": 4}
     outcome = attar.evaluate(folder, **short)
     assert [arm["name"] for arm in outcome["arms"]] == ["distilled", "distilled probe", "scratch", "scratch probe"]
     assert outcome["protocol"]["net"]["width"] == 8  # the run's own
@@ -170,13 +170,22 @@ def test_pairs_without_labels_are_judged_as_a_start_for_labelled_data(pictures):
 def test_network_k_starts_alike_with_and_without_the_pairs(pictures, monkeypatch):
     folder = run("krr-st", pictures)
     monkeypatch.setattr(starting, "probed", lambda network, *a, **k: float(network.state_dict()[FIRST].double().sum()))
-    monkeypatch.setattr(starting, "finetuned", lambda network, *a, **k: float(network.training))
-    short = {"networks": 2, "pretraining.steps": 3}
+    met = []
+
+    def finetuned(network, net, train, test, **how):
+        met.append((train.fingerprint, torch.bincount(train.labels).tolist()))
+        return 0.0
+
+    monkeypatch.setattr(starting, "finetuned", finetuned)
+    short = {"networks": 2, "pretraining.steps": 3, "shots": 2}
     trained = arms(attar.evaluate(folder, **short))
     still = arms(attar.evaluate(folder, **short, **{"pretraining.optimizer": {"lr": 0.0}}))
     scratch = still["scratch probe"]["accuracies"]
     assert scratch == trained["scratch probe"]["accuracies"] == still["distilled probe"]["accuracies"]
     assert len({*scratch, *trained["distilled probe"]["accuracies"]}) == 4  # pairs move both, and each on its own
+    assert [counts for _, counts in met] == [[2, 2, 2]] * 8
+    assert met[:2] == met[2:4]
+    assert met[0] != met[1]  # other labelled images for every network, the same in both arms
 
 
 # -------------------------------------------------------------------- other uses
