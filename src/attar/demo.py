@@ -17,7 +17,7 @@ def main() -> None:
     try:
         result = api.run_result("dm", data="fashion-mnist-mini", ipc=10, out=OUT)
         judged = OUT / "evaluation.json"
-        outcome = files.read_json(judged) if judged.exists() else api.evaluate(OUT, networks=NETWORKS)
+        outcome = files.read_object(judged) if judged.exists() else api.evaluate(OUT, networks=NETWORKS)
     except AttarError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None

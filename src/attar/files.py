@@ -107,6 +107,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the mapping under a key of what was read; an empty one where there is none."""
+    value = tree.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     """Save tensors as safetensors, whole or not at all; return the file's size in bytes and its SHA-256."""
     from safetensors.torch import save_file

@@ -67,4 +67,4 @@ def _row(name: str, student: Student, splits: Splits) -> dict[str, Any]:
 
 def _inputs(target: Any) -> dict[str, Any]:
     recipe = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
-    return dict(files.read_json(recipe)["inputs"]) if recipe is not None and recipe.exists() else {}
+    return dict(files.mapping(files.read_object(recipe), "inputs")) if recipe is not None and recipe.exists() else {}

@@ -90,9 +90,10 @@ def choose_protocol(
     if name not in PROTOCOLS:
         raise RecipeError(f"unknown protocol '{name}'{did_you_mean(name, PROTOCOLS)} Known: {', '.join(PROTOCOLS)}")
     base = dict(PROTOCOLS[name])
-    fields = recipe.get("fields", {})
-    if net := fields.get("net") or fields.get("base", {}).get("net"):
-        base["net"] = {**net, "norm": "none"} if base.get("labels") == "targets" and "norm" in net else net
+    inside = files.mapping(recipe, "fields")
+    if net := inside.get("net") or files.mapping(inside, "base").get("net"):
+        bare = base.get("labels") == "targets" and isinstance(net, Mapping) and "norm" in net
+        base["net"] = {**net, "norm": "none"} if bare else net
     if name in STEPS:
         sizes = [size for size in STEPS[name] if size >= len(subject)] or [max(STEPS[name])]
         base["training"] = {**base["training"], "steps": STEPS[name][sizes[0]]}
@@ -194,7 +195,7 @@ def _search(bench: _Bench, small: Arms) -> dict[str, Any]:
 
 def _recipe(target: Any) -> dict[str, Any]:
     path = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
-    return dict(files.read_json(path)) if path is not None and path.exists() else {}
+    return files.read_object(path) if path is not None and path.exists() else {}
 
 
 def _variant(name: str) -> Any:

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_runs import HOSTILE, build_run, real_images
 
+import tiny
 from attar import api, ledger, results, terminal
 from attar.errors import AttarError, DamagedFile
 from attar.files import read_json
 
 few = settings(
-    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 FILES = ["recipe.json", "run.json", "plan.json", "evaluation.json", "artifact/artifact.json"]
 ODD = st.sampled_from(
@@ -163,3 +164,51 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(good, tmp_path):
         check=True,
     )
     assert json.loads(told.stdout)["runs"][1]["steps"] == "\ud800"
+
+
+# ------------------------------------------------------- going on with a folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of milliseconds, and what it was called with."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_HOME", str(folder / "home"))
+        patch.setenv("ATTAR_PROGRESS", "off")
+        tiny.one_worker(folder / "home")
+        call = {**tiny.settings("dm"), "steps": 2, "data": tiny.write_data(folder / "pictures.npz")}
+        api.run_result("dm", out=folder / "run", **call)
+        yield folder / "run", call
+
+
+@few
+@given(data=st.data())
+def test_a_run_goes_on_is_reported_judged_and_exported_from_any_files_or_refused(finished, tmp_path, data):
+    good, call = finished
+    name = data.draw(st.sampled_from(["recipe.json", "run.json", "plan.json"]))
+    tree = json.loads((good / name).read_text())
+    path = data.draw(st.sampled_from([(), *((key,) for key in tree)]) | st.sampled_from(list(places(tree))))
+    text = json.dumps(changed(tree, path, data.draw(JSON | st.just(MISSING) | st.sampled_from(["running", "cuda:9"]))))
+    folder, out = tmp_path / "run", tmp_path / "set.npz"
+    for act in (
+        lambda: api.run_result("dm", out=folder, **call),
+        lambda: api.evaluate(folder, networks=1, baselines=(), **{"training.epochs": 0}),
+        lambda: api.export(folder, "npz", out),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        out.unlink(missing_ok=True)
+        shutil.copytree(good, folder)
+        (folder / name).write_text(text)
+        with contextlib.suppress(AttarError):
+            act()
+
+
+def test_a_run_begun_on_a_device_that_is_not_here_says_so(finished, tmp_path):
+    good, call = finished
+    shutil.copytree(good, tmp_path / "run")
+    for name, changes in (("plan.json", {"device": "cuda:99"}), ("run.json", {"state": "running"})):
+        file = tmp_path / "run" / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(AttarError, match="was begun on device 'cuda:99', which is not here"):
+        api.run_result("dm", out=tmp_path / "run", **call)

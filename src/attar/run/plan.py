@@ -78,9 +78,23 @@ def store(folder: Path, plan: Plan) -> None:
 
 
 def stored(folder: Path) -> Plan | None:
-    """Return the plan of a run's first start, if it had one."""
+    """Return the plan of a run's first start, if it had one.
+
+    Raises:
+        RecipeError: it does not validate, or its device is not there.
+    """
     path = folder / "plan.json"
-    return build(Plan, files.read_json(path), name="plan") if path.exists() else None
+    if not path.exists():
+        return None
+    plan = build(Plan, files.read_object(path), name="plan")
+    try:
+        _check_device(plan.device)
+    except RecipeError as error:
+        raise RecipeError(
+            f"{folder} was begun on device '{plan.device}', which is not here; go on where it is, or choose another "
+            "folder with out=FOLDER"
+        ) from error
+    return plan
 
 
 def available_cores() -> int:

@@ -31,7 +31,7 @@ def execute(run: Run, method: Any, inputs: Mapping[str, Any]) -> Any:
     artifact.parents = {**artifact.parents, **run.parents}
     record |= {
         "state": "partial" if run.partial else "finished",
-        "seconds": round(record.get("seconds", 0.0) + time.monotonic() - began, 3),
+        "seconds": round(record["seconds"] + time.monotonic() - began, 3),
         "fingerprint": artifact.fingerprint,
     }
     run.first(lambda: _keep(run, artifact, record))
@@ -99,8 +99,11 @@ def _path(method: Any) -> str:
 def _started(run: Run) -> dict[str, Any]:
     """Note in run.json that the run has started once more; return the note."""
     path = run.folder / "run.json"
-    record = dict(files.read_json(path)) if path.exists() else {}
-    record |= {"state": "running", "starts": record.get("starts", 0) + 1, "provenance": provenance()}
+    record = files.read_object(path) if path.exists() else {}
+    starts, seconds = (
+        value if isinstance(value := record.get(key), int | float) else 0 for key in ("starts", "seconds")
+    )
+    record |= {"state": "running", "starts": starts + 1, "seconds": seconds, "provenance": provenance()}
     files.write_json(path, record)
     return record
 
@@ -117,7 +120,7 @@ def _claim(folder: Path, exits: contextlib.ExitStack) -> bool:
     exits.enter_context(FileLock(folder.with_suffix(".lock")))
     try:
         path = folder / "run.json"
-        if path.exists() and files.read_json(path).get("state") == "finished":
+        if path.exists() and files.read_object(path).get("state") == "finished":
             load(folder / "artifact")
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
             return True
