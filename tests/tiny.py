@@ -42,6 +42,15 @@ OBJECTIVE = {
     "train.schedule.warmup": 2,
 }
 
+UNTAUGHT = {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")}
+
+MASKED = {
+    **{"net.patch": 2, "net.width": 8, "net.depth": 3, "net.heads": 2},
+    **{"decoder.width": 8, "decoder.depth": 1, "decoder.heads": 2},
+    "train.steps": 6,
+    "train.batch": 12,
+}
+
 TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
     "herding": FEATURES,
@@ -86,6 +95,7 @@ TINY: dict[str, dict[str, Any]] = {
         "teaching.training.batch": 9,
     },
     "student": {**OBJECTIVE, "objective": "kd:0.9+attention"},
+    "mae": MASKED,
     "kd": OBJECTIVE,
     "dkd": {**OBJECTIVE, "train.augment": "crop-and-flip"},
     "attention": OBJECTIVE,
@@ -99,11 +109,31 @@ TINY: dict[str, dict[str, Any]] = {
     "nst": OBJECTIVE,
     "ickd": OBJECTIVE,
     "cka": OBJECTIVE,
+    "reviewkd": {**OBJECTIVE, "widest": 16},
+    "label-smoothing": UNTAUGHT,
+    "tf-kd": UNTAUGHT,
+    "ban": {**UNTAUGHT, "generations": 1},
     "crd": {**OBJECTIVE, "dimensions": 4, "negatives": 20},
     "vid": {**OBJECTIVE, "train.augment": "crop-and-flip"},
     "ofd": OBJECTIVE,
+    "meal-v2": {
+        **OBJECTIVE,
+        "teacher": "convnet-bn,mlp",
+        "teaching.lr": 0.01,
+        "pretraining.epochs": 1,
+        "pretraining.batch": 18,
+    },
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
+    "random-teachers": {
+        **NET,
+        "net.norm": "batch",
+        "projection.hidden": [8],
+        "projection.bottleneck": 4,
+        "projection.outputs": 16,
+        "train.steps": 6,
+        "train.batch": 9,
+    },
     "quantized-distillation": {
         **OBJECTIVE,
         "train.schedule.warmup": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any, ClassVar
 
@@ -82,11 +83,27 @@ class VisionClaim(Claim):
         self, run: Run, objective: Objective, data: Images, teacher: Any, *, seed: int, **inputs: Any
     ) -> Student:
         """Return the student that an objective trains, and count what it takes; equal arms of claims share it."""
-        steps, batch = objective.train.steps or 1, min(objective.train.batch, len(data))
         made: Student = run.stage("student", objective, seed=seed, data=data, teacher=Teacher.of(teacher), **inputs)
-        passes = steps * batch
-        self.meter.add(updates=steps, examples=passes, teacher_calls=passes, forward=2 * passes, backward=passes)
+        self.count(objective, data)
         return made
+
+    def further(self, run: Run, objective: Objective, start: Student, data: Images, teacher: Any) -> Student:
+        """Return a student that went on training from where another stands, and count what it takes."""
+        module = copy.deepcopy(start.module).requires_grad_(True)
+        objective.teach(run, module, data, Teacher.of(teacher))
+        self.count(objective, data)
+        return Student(module.eval(), start.net, data.channels, data.size, data.classes)
+
+    def count(self, objective: Objective, data: Images) -> None:
+        """Count the steps of a student and what its teacher is asked."""
+        passes = (objective.train.steps or 1) * min(objective.train.batch, len(data))
+        self.meter.add(
+            updates=objective.train.steps or 1,
+            examples=passes,
+            teacher_calls=passes,
+            forward=2 * passes,
+            backward=passes,
+        )
 
     def judge(self, splits: Splits, student: Student) -> dict[str, float]:
         """Return accuracy, calibration error in 15 bins and negative log-likelihood on the test images."""
