@@ -19,7 +19,8 @@ from attar.methods.model.regressors import hint_regressor
 from attar.methods.model.student import TrainStudent
 from attar.nets import CifarResNet, ConvNet
 from attar.run import SGD, Constant, Plan, Run
-from attar.spec import build
+from attar.run.log import read as read_log
+from attar.spec import build, required_inputs
 from attar.train.objective import Batch, Objective, Progress, StudentTraining, Term, _Lessons
 from attar.train.taps import Seen
 from attar.train.teacher import Teacher
@@ -44,6 +45,10 @@ DEFAULTS: dict[str, tuple[float, float, dict[str, float]]] = {
     "ofd": (1e-3, 1.0, {}),
     "ickd": (2.5, 1.0, {}),
     "cka": (1.0, 1.0, {}),
+    "reviewkd": (1.0, 1.0, {"warmup_epochs": 20, "widest": 512}),
+    "label-smoothing": (1.0, 0.0, {"smoothing": 0.1}),
+    "tf-kd": (0.1, 0.9, {"correct": 0.99, "temperature": 20.0}),
+    "ban": (1.0, 1.0, {"temperature": 1.0, "generations": 3}),
 }
 
 
@@ -130,7 +135,7 @@ def test_each_brings_the_student_nearer_to_what_it_asks(id, data, teacher, tmp_p
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    ramp = 2.0 if id == "dkd" else 1.0  # the second epoch's weight against the first's
+    ramp = 2.0 if id in {"dkd", "reviewkd"} else 1.0  # the second epoch's weight against the first's
     assert loss.item() < 0.95 * before * ramp or (before < 0 and loss.item() < before)
 
 
@@ -251,6 +256,76 @@ def test_margins_come_from_the_norm_that_ends_the_stage(data):
         last_norm(plain, "stages.1.2:input", 4)
     with pytest.raises(RecipeError, match="does not say which layers activate"):
         before_activation(nn.Sequential(nn.Linear(2, 2)), ["stage:-1"])
+
+
+def test_the_review_goes_from_the_embedding_upwards(lesson):
+    found = lesson("reviewkd", warmup_epochs=0)
+    assert found.student.paths == ("stage:-2", "stage:-1", "embedding")
+    levels = [found.student.at(path) for path in found.student.paths]
+    levels[2] = levels[2][..., None, None]
+    before, embedding = found.teacher.module.before_activation(found.batch.images)
+    wanted = [*before[1:], embedding[..., None, None]]
+    blocks = found.state.blocks
+    passed = blocks[2].enter(levels[2])  # a pixel, made as large as the teacher's embedding
+    guesses = [blocks[2].leave(passed)]
+    for level in (1, 0):
+        entered = blocks[level].enter(levels[level])
+        raised = nn.functional.interpolate(passed, entered.shape[2:])
+        shares = blocks[level].attention(torch.cat([entered, raised], 1))
+        passed = entered * shares[:, :1] + raised * shares[:, 1:]
+        passed = nn.functional.interpolate(passed, wanted[level].shape[2:])
+        guesses.insert(0, blocks[level].leave(passed))
+    expected = sum(losses.hierarchical_context_distance(a, b) for a, b in zip(guesses, wanted, strict=True))
+    torch.testing.assert_close(found.value, expected)
+    assert blocks[2].attention is None  # nothing is deeper
+    assert guesses[0].shape == wanted[0].shape
+    assert lesson("reviewkd").terms["review"].weight == 1 / 20  # epochs count from 1
+
+
+def test_smoothed_labels_and_the_virtual_teacher_by_hand(lesson):
+    found = lesson("label-smoothing", smoothing=0.3)
+    logits, labels = found.student.logits, found.batch.labels
+    target = nn.functional.one_hot(labels, 3) * 0.7 + 0.1
+    torch.testing.assert_close(found.value, -(target * logits.log_softmax(1)).sum(1).mean())
+    found = lesson("tf-kd", correct=0.9, temperature=2.0)
+    soft = torch.full((8, 3), 0.05).scatter(1, labels[:, None], 0.9).sqrt()
+    soft = soft / soft.sum(1, keepdim=True)
+    expected = (soft * (soft.log() - (logits / 2).log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(found.value, expected)
+
+
+@pytest.mark.parametrize("id", ["label-smoothing", "tf-kd", "ban"])
+def test_some_need_no_teacher(id, data, tmp_path):
+    fields = {"generations": 1} if id == "ban" else {}
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        student = objective(id, **fields)(run, data=data)
+    assert isinstance(student, Student)
+    assert required_inputs(ledger.method_class(id)) == ["data"]
+
+
+def test_each_generation_learns_from_the_one_before(data, teacher, tmp_path, monkeypatch):
+    taught: list[tuple[str, object, float, nn.Module]] = []
+    teach = Objective.teach
+
+    def spy(self, run, *given, loop):
+        module, _, before = given
+        taught.append((loop, before, sum(p.detach().sum().item() for p in module.parameters()), module))
+        return teach(self, run, *given, loop=loop)
+
+    monkeypatch.setattr(Objective, "teach", spy)
+    with Run(tmp_path / "a", plan=Plan(threads=1)) as run:
+        student = objective("ban", generations=2)(run, data=data)
+    loops, teachers, starts, modules = zip(*taught, strict=True)
+    assert loops == ("generation 0", "generation 1", "generation 2")
+    assert teachers == (None, modules[0], modules[1])
+    assert len(set(starts)) == 3  # each starts anew
+    assert student.module is modules[2]
+    taught.clear()
+    with Run(tmp_path / "b", plan=Plan(threads=1)) as run:
+        objective("ban", generations=1)(run, data=data, teacher=teacher)
+    assert taught[0][1] is teacher
+    first = [record for record in read_log(tmp_path / "a" / "metrics.jsonl") if record["loop"] == "generation 0"]
+    assert all(not any("parent" in name for name in record) for record in first)
 
 
 def contrast(anchor: torch.Tensor, rows: torch.Tensor, z: torch.Tensor, count: int) -> torch.Tensor:
