@@ -94,6 +94,7 @@ SMALL = [
     nets.Swin(width=6, depths=(2, 2)),
     nets.Mixer(width=8, depth=2),
     nets.ConvNeXt(width=4),
+    nets.TransformersNet(config={"model_type": "swin", "embed_dim": 12, "depths": [1], "num_heads": [2]}),
 ]
 
 

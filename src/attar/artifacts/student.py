@@ -48,7 +48,7 @@ class Student(Artifact):
     def about(self) -> dict[str, Any]:
         """Return how the network is built."""
         return {
-            "net": to_json(self.net),
+            "net": to_json(getattr(self.module, "as_built", self.net)),  # a checkpoint may be gone one day
             "channels": self.channels,
             "size": self.size,
             "classes": list(self.classes),
@@ -61,10 +61,12 @@ class Student(Artifact):
         It is built on no memory, so that a file that claims a huge network takes none.
 
         Raises:
-            ValueError: a weight has another type than the network's.
+            ValueError: a weight has another type than the network's, or the network is fetched from elsewhere.
             RuntimeError: the weights are not those of the network.
         """
         net = TypeAdapter(Net).validate_python(about["net"])
+        if getattr(net, "name", ""):
+            raise ValueError("the network is the one of a checkpoint elsewhere, and a file is to say how it is built")
         with torch.device("meta"):
             module = net.build(about["channels"], about["size"], len(about["classes"]))
         for name, expected in module.state_dict().items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attar.nets.known import NETS, Net
 from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
 from attar.nets.token_specs import ConvNeXt, Mixer, Swin, ViT
+from attar.nets.transformers_spec import TransformersNet
 from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "ShuffleNetV1",
     "ShuffleNetV2",
     "Swin",
+    "TransformersNet",
     "ViT",
     "WideResNet",
     "batch_statistics",

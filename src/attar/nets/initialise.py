@@ -53,15 +53,20 @@ def fresh(spec: Net, like: ImageShape, rng: torch.Generator, *, device: torch.de
 def reset(module: nn.Module, rng: torch.Generator) -> None:
     """Draw every parameter and buffer again, in place: same generator state, same bytes, on every device.
 
-    Uses each layer's own `reset_parameters`. Parameters keep their storage, so compiled modules, optimizers and views
-    stay valid. `rng` advances by one draw; torch's global generator is left as it was.
+    Uses each layer's own `reset_parameters`, which speaks for all inside where a layer `covers_submodules`. Parameters
+    keep their storage, so compiled modules, optimizers and views stay valid. `rng` advances by one draw; torch's global
+    generator is left as it was.
 
     Raises:
         RecipeError: a layer holds parameters or buffers but cannot initialise them.
     """
+    covered: set[nn.Module] = set()
     with seeded(rng):
         for name, layer in module.named_modules():
-            if not layer._parameters and not layer._buffers:
+            if getattr(layer, "covers_submodules", False):
+                layer.reset_parameters()
+                covered |= set(layer.modules())
+            if layer in covered or (not layer._parameters and not layer._buffers):
                 continue
             if not hasattr(layer, "reset_parameters"):
                 raise RecipeError(

@@ -13,13 +13,14 @@ from pydantic import BeforeValidator
 from attar.errors import did_you_mean
 from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
 from attar.nets.token_specs import ConvNeXt, Mixer, Swin, ViT
+from attar.nets.transformers_spec import TransformersNet
 from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
 from attar.spec import kinds, to_json
 
 _SPECS: tuple[Any, ...] = (
     ConvNet, DoublingConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18,
     CifarResNet, WideResNet, ResNet50, CifarVGG, MobileNetV2, ShuffleNetV1, ShuffleNetV2,
-    ViT, Swin, Mixer, ConvNeXt,
+    ViT, Swin, Mixer, ConvNeXt, TransformersNet,
 )  # fmt: skip
 _KINDS = tuple(str(net.__pydantic_fields__["kind"].default) for net in _SPECS)
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         | Swin
         | Mixer
         | ConvNeXt
+        | TransformersNet
     )
 else:
     Net = Annotated[kinds(functools.reduce(operator.or_, _SPECS)), BeforeValidator(_by_name)]
@@ -88,7 +90,12 @@ NETS: Mapping[str, Net] = MappingProxyType(
         "swin": Swin(),
         "mixer": Mixer(),
         "convnext": ConvNeXt(),
+        **{
+            f"transformers-{family}": TransformersNet(config={"model_type": family})
+            for family in ("resnet", "vit", "deit", "swin", "convnext")
+        },
     }
 )
 """Networks by name. The first thirteen are the cross-architecture pool of data distillation: the papers' sizes, plain,
-and with batch norm (`-bn`); then come those of the CRD benchmark of model distillation, and networks on tokens."""
+and with batch norm (`-bn`); then come those of the CRD benchmark of model distillation, networks on tokens,
+and transformers' own at full size: ResNet-50, ViT-B, DeiT-B, Swin-T, ConvNeXt-T with fresh weights."""

@@ -28,7 +28,7 @@ class ViT:
     kind: Literal["vit"] = "vit"
     patch: int = Field(default=4, ge=1)  # pixels a side; the image is padded where they do not fit
     width: int = Field(default=192, ge=1)  # channels of a token
-    depth: int = Field(default=12, ge=1)  # blocks
+    depth: int = Field(default=12, ge=1, le=256)  # blocks
     heads: int = Field(default=3, ge=1)  # of the attention
     pool: Literal["class", "mean", "class+distilled"] = "class"  # a token, the mean of places, or DeiT's two tokens
 
@@ -63,7 +63,7 @@ class Mixer:
     kind: Literal["mixer"] = "mixer"
     patch: int = Field(default=4, ge=1)  # pixels a side; the image is padded where they do not fit
     width: int = Field(default=128, ge=2)  # channels of a token; 512 in Mixer-S
-    depth: int = Field(default=8, ge=1)  # blocks
+    depth: int = Field(default=8, ge=1, le=256)  # blocks
 
     @property
     def minimum_size(self) -> int:
@@ -90,7 +90,7 @@ class Swin:
     kind: Literal["swin"] = "swin"
     patch: int = Field(default=2, ge=1)  # pixels a side
     width: int = Field(default=96, ge=1)  # channels of the first stage; each later one doubles them and halves the map
-    depths: tuple[int, ...] = Field(default=(2, 2, 6), min_length=1)  # blocks of each stage
+    depths: tuple[int, ...] = Field(default=(2, 2, 6), min_length=1, max_length=8)  # blocks of each stage
     heads: int = Field(default=3, ge=1)  # of the first stage; they double too
     window: int = Field(default=4, ge=2)  # places a side; a map that is no larger is one window
 
@@ -131,7 +131,7 @@ class ConvNeXt:
     kind: Literal["convnext"] = "convnext"
     patch: int = Field(default=2, ge=1)  # pixels a side
     width: int = Field(default=40, ge=1)  # channels of the first stage; each later one doubles them and halves the map
-    depths: tuple[int, ...] = Field(default=(2, 2, 6), min_length=1)  # blocks of each stage
+    depths: tuple[int, ...] = Field(default=(2, 2, 6), min_length=1, max_length=8)  # blocks of each stage
     scale: float = Field(default=1e-6, ge=0)  # of what a block adds, by channel, at the start
 
     @model_validator(mode="after")
@@ -163,5 +163,5 @@ class ConvNeXt:
 
 
 def _need_blocks(depths: tuple[int, ...]) -> None:
-    if min(depths) < 1:
-        raise ValueError("every stage needs at least one block, such as depths=[2,2,6]")
+    if min(depths) < 1 or max(depths) > 256:
+        raise ValueError("every stage needs at least one block and at most 256, such as depths=[2,2,6]")

@@ -25,7 +25,7 @@ class CifarResNet:
     """
 
     kind: Literal["cifar-resnet"] = "cifar-resnet"
-    depth: int = Field(default=20, ge=8)  # layers with weights, 6n + 2: n blocks of two convolutions a stage
+    depth: int = Field(default=20, ge=8, le=1202)  # layers with weights, 6n + 2: n blocks of two convolutions a stage
     multiplier: int = Field(default=1, ge=1)  # of the channels 16, 32, 64
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class WideResNet:
     """
 
     kind: Literal["wrn"] = "wrn"
-    depth: int = Field(default=40, ge=10)  # layers with weights, 6n + 4: n blocks of two convolutions a stage
+    depth: int = Field(default=40, ge=10, le=1000)  # layers with weights, 6n + 4: n blocks of two convolutions a stage
     multiplier: int = Field(default=2, ge=1)  # of the channels 16, 32, 64
 
     @model_validator(mode="after")
