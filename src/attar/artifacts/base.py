@@ -113,7 +113,9 @@ class Artifact:
 
 KINDS = {
     "aggregated-student": "attar.artifacts.aggregated:AggregatedStudent",
+    "autoencoder": "attar.artifacts.autoencoder:Autoencoder",
     "distilled-set": "attar.artifacts.distilled:DistilledSet",
+    "encoder": "attar.artifacts.autoencoder:Encoder",
     "projected-set": "attar.artifacts.projected:ProjectedSet",
     "quantized-student": "attar.artifacts.quantized:QuantizedStudent",
     "soft-labels": "attar.artifacts.soft_labels:SoftLabels",
