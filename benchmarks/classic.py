@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -135,3 +136,49 @@ def evaluate(
                 right += int((network(batch).argmax(1) == truth).sum())
         accuracies.append(right / len(test))
     return accuracies
+
+
+def unrolled_segment(
+    network: nn.Module, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, *, steps: int, step_size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """MTT, arXiv 2203.11932: the gradients of the matching loss in images and step size, through the whole unrolling.
+
+    The network is called as a function of one flat vector in every step, whose graphs are all kept.
+    """
+    named = list(network.named_parameters())
+    names, shapes, sizes = zip(*((name, p.shape, p.numel()) for name, p in named), strict=True)
+    images, step_size = images.detach().requires_grad_(), step_size.detach().requires_grad_()
+    point = start.detach().requires_grad_()
+    for _ in range(steps):
+        parts = zip(names, point.split(sizes), shapes, strict=True)
+        logits = functional_call(network, {name: part.view(shape) for name, part, shape in parts}, images)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), point, create_graph=True)
+        point = point - step_size * gradient
+    loss = F.mse_loss(point, target, reduction="sum") / F.mse_loss(start, target, reduction="sum")
+    to_images, to_step_size = torch.autograd.grad(loss, [images, step_size])
+    return to_images, to_step_size
+
+
+def experts(
+    data: Images, build: Callable[[], nn.Module], *, count: int, epochs: int, batch: int, lr: float
+) -> list[list[list[Tensor]]]:
+    """MTT's buffers, arXiv 2203.11932: one network after another from a `DataLoader`, its weights kept every epoch."""
+    kept = []
+    source = TensorDataset(data.normalised(), data.labels)
+    for _ in range(count):
+        network = build()
+        optimizer = torch.optim.SGD(network.parameters(), lr)
+        path = [[p.detach().clone() for p in network.parameters()]]
+        for _ in range(epochs):
+            right, total = 0, 0.0
+            for images, labels in DataLoader(source, batch_size=batch, shuffle=True):
+                logits = network(images)
+                loss = F.cross_entropy(logits, labels)
+                right += int((logits.argmax(1) == labels).sum())  # the papers' code reads both in every step
+                total += loss.item() * len(labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            path.append([p.detach().clone() for p in network.parameters()])
+        kept.append(path)
+    return kept

@@ -31,9 +31,9 @@ from attar.run.processes import Processes
 
 Backward = Literal["exact", "tesla", "unroll"]
 MODES = ("exact", "tesla", "unroll")
-KEEP = (
-    8  # graphs kept between the passes: at ten steps four fifths of the second forward, at fifty a sixth of the memory
-)
+# graphs kept between the passes: at ten steps they save four fifths of the second forward, at fifty they take a sixth of
+# the memory of all
+KEEP = 8
 
 Model = Callable[[Tensor, Tensor], Tensor]  # (parameters [P], images) -> logits
 
