@@ -163,8 +163,8 @@ def test_a_stored_student_needs_its_checkpoint_no_more(tmp_path):
     Student(module, TransformersNet(name=folder), 3, 16, tuple("abcde")).save(tmp_path / "student")
     (tmp_path / "vit" / "config.json").unlink()
     torch.testing.assert_close(load(tmp_path / "student").module(images()), module(images()))
+    about = {"net": {"kind": "transformers", "name": folder}, "channels": 3, "size": 16, "classes": list("abcde")}
     with pytest.raises(ValueError, match="a file is to say how it is built"):
-        about = {"net": {"kind": "transformers", "name": folder}, "channels": 3, "size": 16, "classes": list("abcde")}
         Student.rebuild(about, module.state_dict())
 
 
