@@ -148,6 +148,34 @@ def test_teachers_are_asked_once_where_nothing_changes_what_they_are_shown(data,
     assert sum(calls) == 2 + 12 * 6
 
 
+@method
+class _Vectors(Objective):
+    """Reads a vector of the teacher, and where told a map of it."""
+
+    place: str = "embedding"
+    seen: list[Any] = Field(default_factory=list)
+
+    def taps(self, student, teacher):
+        return [], [self.place]
+
+    def terms(self, state, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
+        self.seen.append((batch.images, teacher.logits, teacher.at(self.place)))
+        yield Term("kd", losses.kl_divergence(student.logits, teacher.logits))
+
+
+@pytest.mark.parametrize(("place", "asked"), [("embedding", 18), ("stages.0", 72)])
+def test_vectors_of_the_teacher_are_kept_and_maps_are_asked_for_again(data, teacher, tmp_path, place, asked):
+    calls: list[int] = []
+    teacher.module.register_forward_hook(lambda module, given, output: calls.append(len(given[0])))
+    objective = _Vectors(student=NET, train=StudentTraining(steps=12, batch=6, augment="none"), place=place)
+    train(objective, data, teacher, tmp_path / "run")
+    assert sum(calls) == 2 + 2 + asked  # two to look at classes, two to look at shapes
+    for images, logits, vectors in objective.seen:
+        output, found = read(teacher.module, images, [place])
+        torch.testing.assert_close(logits, output)
+        torch.testing.assert_close(vectors, found[place])
+
+
 def test_stored_labels_teach_as_the_teacher_itself_does(data, teacher, tmp_path):
     with Run(tmp_path / "store", plan=Plan(threads=1)) as run:
         told = LabelSamples(passes=1, views=Views(flip=0.0, scale=(1, 1), ratio=(1, 1)))(

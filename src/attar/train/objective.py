@@ -19,9 +19,9 @@ from attar.nets.initialise import seeded
 from attar.run import SGD, Drop, Learner, Run
 from attar.run.optimizers import Optimizer, Schedule
 from attar.spec import method, spec
-from attar.train.taps import Seen, Told, shapes
+from attar.train.taps import Seen, Told, answers, shapes
 from attar.train.teacher import Teacher, Teaching
-from attar.train.training import Order, Training, predict
+from attar.train.training import Order, Training
 
 _CRD_DROPS = (150 / 240, 180 / 240, 210 / 240)
 
@@ -200,7 +200,7 @@ class _Lessons:
         self.source: Any = data
         self.labels: Tensor | None = None
         self.teacher: nn.Module | None = None
-        self._told: Tensor | None = None
+        self._told: tuple[Tensor, dict[str, Tensor]] | None = None
         if teacher.labels is not None:
             if objective.train.augment != "none":
                 raise RecipeError("stored labels belong to the views they were made of; train with train.augment=none")
@@ -226,24 +226,31 @@ class _Lessons:
             batch = dataclasses.replace(batch, labels=self.labels[self.source.samples(indices)])
         shown = self.objective.views(state, batch, self.student)
         student = Seen(self.run, self.student, shown.images, self.paths[0], whole=self.whole, frozen=False)
-        if alone or (stored is not None and shown is batch):
-            return shown, student, Told(stored)
+        if alone:
+            return shown, student, Told(None)
+        if stored is not None and shown is batch:
+            return shown, student, stored
         if self.teacher is None:
             raise RecipeError("this objective changes what the teacher is shown, so it needs the teacher itself")
         return shown, student, Seen(self.run, self.teacher, shown.images, self.paths[1], whole=self.whole, frozen=True)
 
-    def _stored(self, batch: Batch) -> Tensor | None:
-        """Return what the teacher is known to say of a batch: stored, or asked for once where nothing changes it."""
+    def _stored(self, batch: Batch) -> Told | None:
+        """Return what the teacher is known to say of a batch: stored, or asked for once where nothing changes it.
+
+        Logits and vectors of all samples are kept, maps are not: they would fill the memory.
+        """
         if self.labels is not None:
-            return batch.labels.clamp_min(torch.finfo(batch.labels.dtype).tiny).log()
-        if self.objective.train.augment != "none" or self.paths[1]:
+            return Told(batch.labels.clamp_min(torch.finfo(batch.labels.dtype).tiny).log())
+        maps = any(len(shape) > 1 for shape in self.setting.teacher_shapes.values())
+        if self.teacher is None or self.objective.train.augment != "none" or maps:
             return None
         if self._told is None:
             images = self.objective.train.total(len(self)) * self.objective.train.batch
-            if images < 2 * len(self) or self.teacher is None:
+            if images < 2 * len(self):
                 return None
-            self._told = predict(self.teacher, self.source)
-        return self._told[batch.indices]
+            self._told = answers(self.teacher, self.source, self.paths[1])
+        logits, found = self._told
+        return Told(logits[batch.indices], {path: told[batch.indices] for path, told in found.items()})
 
     def _frozen(self) -> tuple[nn.Module, ...]:
         return () if self.teacher is None else (self.teacher,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attar.errors import RecipeError, did_you_mean
 from attar.run.processes import Processes
+from attar.train.training import Labelled
 
 EMBEDDING = "embedding"  # what the last linear layer reads
 _INPUT = ":input"
@@ -86,6 +87,17 @@ def shapes(module: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str,
     return {path: tensor.shape[1:] for path, tensor in found.items()}
 
 
+@torch.no_grad()
+def answers(
+    module: nn.Module, source: Labelled, paths: Sequence[str] = (), chunk: int = 256
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return logits `[N, classes]` of all samples, and what passed through the places `[N, …]`, in evaluation mode."""
+    module.eval()
+    every = [read(module, source.batch(part)[0], paths) for part in torch.arange(len(source)).split(chunk)]
+    logits = torch.cat([output if isinstance(output, Tensor) else output.logits for output, _ in every])
+    return logits, {path: torch.cat([found[path] for _, found in every]) for path in paths}
+
+
 class Seen:
     """What a network says of a batch, computed in one forward when something of it is first asked for.
 
@@ -148,10 +160,11 @@ class _Part(Seen):
 
 
 class Told(Seen):
-    """Logits that were known before: stored soft labels, or a teacher that was asked once; none without a teacher."""
+    """What was known before: stored soft labels, or a teacher that was asked once; nothing without a teacher."""
 
-    def __init__(self, logits: Tensor | None) -> None:
-        self._logits, self.paths = logits, ()
+    def __init__(self, logits: Tensor | None, found: Mapping[str, Tensor] | None = None) -> None:
+        self._logits, self._found = logits, dict(found or {})
+        self.paths = tuple(self._found)
 
     @property
     def logits(self) -> Tensor:
@@ -165,15 +178,17 @@ class Told(Seen):
         return self._logits
 
     def only(self, paths: Sequence[str]) -> Seen:
-        """Return the same logits."""
-        return self
+        """Return the same with the places of one of several that read it."""
+        return Told(self._logits, {path: self._found[path] for path in paths if path in self._found})
 
     def at(self, path: str) -> Tensor:
-        """Refuse.
+        """Return what passed through a place, `[n, features]`.
 
         Raises:
-            RecipeError: always.
+            RecipeError: it is not known.
         """
+        if path in self._found:
+            return self._found[path]
         raise RecipeError(f"stored labels hold no features, and '{path}' is asked for; name the teacher itself")
 
 
