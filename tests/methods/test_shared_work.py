@@ -29,6 +29,7 @@ from attar.run import SGD, Adam, Plan, Run
 from attar.spec import build
 from attar.train import evaluation
 from attar.train.label import LabelSamples
+from attar.train.network import TrainNetwork
 from attar.train.protocols import Protocol
 from attar.train.training import Training
 from group import as_group
@@ -117,6 +118,40 @@ def test_what_one_process_refuses_in_a_map_every_process_refuses(tmp_path):
 
     told = as_group(2, tmp_path, lambda run: run.map("numbers", refuse, range(4)))
     assert told == ["item 3 is no number"] * 2
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize(("momentum", "steps"), [(0.1, 1), (0.1, 6), (None, 6)])
+def test_a_network_with_batch_norm_learns_from_the_rows_of_all_processes(
+    tmp_path, tiny_images, noted, monkeypatch, *, momentum, steps
+):
+    data = tiny_images(channels=3)  # 36 images: a sixth batch of 7 has one row, which every process takes
+    fresh = nets.fresh
+
+    def built(*args, **settings):
+        module = fresh(*args, **settings)
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = momentum
+        return module
+
+    monkeypatch.setattr(nets, "fresh", built)
+    training = Training(steps=steps, batch=7, optimizer=SGD(lr=0.1, momentum=0.9))
+
+    def work(run):
+        net = ConvNet(depth=2, width=4, norm="batch")
+        return dict(TrainNetwork(net=net, training=training)(run, data=data).module.state_dict())
+
+    one = alone(tmp_path, work)
+    noted(torch.nn.Conv2d, "forward", lambda self, images: len(images))
+    for made in as_group(2, tmp_path / "two", work):
+        for name, value in one.items():
+            torch.testing.assert_close(made[name], value, atol=2e-5, rtol=1e-4, msg=name)
+    assert [{int(rows) for rows in calls} for calls in noted.read("forward")] == (
+        [{3}, {4}] if steps == 1 else [{1, 3}, {1, 4}]
+    )
 
 
 # ------------------------------------------------------------ trajectories

@@ -9,13 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attar import losses, nets
+from attar import losses
 from attar.data import augmentation
 from attar.data.plans import order_of
 from attar.losses import Reduction
 from attar.run.optimizers import SGD, Drop, Optimizer, Schedule
 from attar.run.processes import Processes
 from attar.spec import spec
+from attar.train.synchronised import synchronised
 
 Stream = Callable[..., torch.Generator]  # (name, *counters) -> generator, as `Run.rng`
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (network, images, labels) -> loss
@@ -92,13 +93,14 @@ def batch_loss(module: nn.Module, images: Tensor, labels: Tensor, reduction: Red
 def shared_loss(run: Processes, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return this process's share of `batch_loss` over the global batch; the shares add up to it.
 
-    Each process takes its rows. Where a network has batch statistics every process takes the whole batch, so that a
-    sample meets the same batch as on one process.
+    Each process takes its rows, and batch norms see those of all. A batch of fewer rows than processes goes through in
+    every process.
     """
     rows = run.shard(len(images))
-    if run.world == 1 or nets.batch_statistics(module):
+    if len(images) < run.world or run.world == 1:
         return batch_loss(module, images, labels) / run.world
-    return batch_loss(module, images[rows], labels[rows], reduction="sum") / len(images)
+    with synchronised(module, run):
+        return batch_loss(module, images[rows], labels[rows], reduction="sum") / len(images)
 
 
 def fit(module: nn.Module, source: Labelled, training: Training, rng: Stream, loss_of: LossOf = batch_loss) -> int:
