@@ -123,6 +123,7 @@ TINY: dict[str, dict[str, Any]] = {
         "pretraining.epochs": 1,
         "pretraining.batch": 18,
     },
+    "nd": OBJECTIVE,
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
     "random-teachers": {
