@@ -1,6 +1,7 @@
 """Policies do to a batch what Pillow does to a picture, draw once for all of it, and reach as far as published."""
 
 import collections
+import colorsys
 
 import numpy as np
 import pytest
@@ -63,6 +64,31 @@ def test_operations_are_pillows_to_a_grey_level(step, channels):
     assert 0 <= out.min() <= out.max() <= 255
     if step[0] != "color" or channels == 3:
         assert not torch.equal(out, x)
+
+
+@pytest.mark.parametrize("share", [-0.2, 0.05, 0.17, 1 / 3])
+def test_hues_turn_as_in_the_colour_circle(share):
+    x = pictures(3)
+    out = apply(x, [("hue", share)])
+    for before, after in zip(x.permute(0, 2, 3, 1).reshape(-1, 3), out.permute(0, 2, 3, 1).reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255).tolist())
+        wanted = torch.tensor(colorsys.hsv_to_rgb((hue + share) % 1, saturation, value)) * 255
+        assert (after - wanted).abs().max() <= 0.51
+    grey = pictures(1)
+    assert torch.equal(apply(grey, [("hue", share)]), grey)
+
+
+def test_the_imagenet_policy_shifts_mirrors_and_changes_colours_in_any_order():
+    rng = torch.Generator().manual_seed(3)
+    orders, most = set(), collections.defaultdict(float)
+    for _ in range(200):
+        steps = draw("imagenet", 32, rng)
+        assert [name for name, _ in steps[:3]] == ["move x", "move y", "flip"]
+        orders.add(tuple(name for name, _ in steps[3:]))
+        for name, strength in steps[3:]:
+            most[name] = max(most[name], abs(strength))
+    assert len(orders) == 24
+    assert {name: round(value, 1) for name, value in most.items()} == policies.JITTER
 
 
 def test_pictures_of_one_grey_stay_as_they_are():

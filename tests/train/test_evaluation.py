@@ -141,6 +141,7 @@ def test_protocols_are_the_cards(name, expected, net):
         ("dcbench-autoaug", 1000, "none", 256),
         ("dcbench-randaug", 1000, "none", 256),
         ("dcbench-cifar", 1000, "none", 256),
+        ("dcbench-imagenet", 1000, "none", 256),
         ("ddranking", 1000, "dsa", 128),
     ],
 )
@@ -209,7 +210,8 @@ def test_students_of_learned_labels_take_the_cards_steps_without_norm(splits, ea
 
 def test_every_protocol_is_held_to_the_card():
     field = {"dc", "dsa", "mtt", "datm", "datadam", "fyi", "small", "small-fyi"}
-    benchmarks = {"dcbench", "dcbench-dsa", "dcbench-autoaug", "dcbench-randaug", "dcbench-cifar", "ddranking"}
+    policies = {f"dcbench-{name}" for name in ("autoaug", "randaug", "cifar", "imagenet")}
+    benchmarks = {"dcbench", "dcbench-dsa", "ddranking", *policies}
     teachers = {"sre2l", "cifar-sre2l", "small-sre2l", "dwa", "cifar-dwa", "tiny-imagenet-dwa", "small-dwa"}
     others = {
         "frepo",

@@ -16,12 +16,14 @@ from torch.nn import functional
 
 from attar.data.augment import cutout, flip
 
-Policy = Literal["none", "autoaug", "randaug", "cifar"]
+Policy = Literal["none", "autoaug", "randaug", "cifar", "imagenet"]
 Step = tuple[str, float]  # an operation and its magnitude
 
 FARTHEST = 150 / 331  # of a side, the largest translation
 LUMINANCE = (0.299, 0.587, 0.114)
 SIGNED = frozenset({"shear x", "shear y", "move x", "move y", "rotate", "brightness", "color", "contrast", "sharpness"})
+
+JITTER = {"brightness": 0.4, "contrast": 0.4, "color": 0.4, "hue": 0.2}  # DC-BENCH's for ImageNet
 
 # the policy found for CIFAR-10 (arXiv 1805.09501, table 7): two (operation, chance in tenths, magnitude 0 to 9)
 CIFAR10 = """
@@ -63,13 +65,9 @@ def magnitude(name: str, share: float, size: int) -> float:
 
 def draw(policy: Policy, size: int, rng: torch.Generator) -> list[Step]:
     """Draw what is done, one after another, to a batch of pictures of `size` pixels a side."""
-    if policy == "cifar":
-        reach = size // 8
-        shifts = torch.randint(-reach, reach + 1, (2,), generator=rng).tolist()
-        holes = torch.randint(0, size, (2,), generator=rng).tolist()
-        mirrored = float(torch.rand((), generator=rng) < 0.5)
-        moved = [("move x", float(shifts[0])), ("move y", float(shifts[1])), ("flip", mirrored)]
-        return [*moved, ("cutout", float(holes[0] * size + holes[1]))]
+    if policy in ("cifar", "imagenet"):
+        steps = _moves(size, rng)
+        return steps + (_jitter(rng) if policy == "imagenet" else [_cutout(size, rng)])
     if policy == "randaug":
         name = RANDAUGMENT[int(torch.randint(len(RANDAUGMENT), (), generator=rng))]
         return [_signed(name, magnitude(name, RANDAUGMENT_MAGNITUDE, size), rng)]
@@ -83,6 +81,25 @@ def draw(policy: Policy, size: int, rng: torch.Generator) -> list[Step]:
         if float(torch.rand((), generator=rng)) < int(chance) / 10:
             steps.append(step)
     return steps
+
+
+def _moves(size: int, rng: torch.Generator) -> list[Step]:
+    """Draw a shift by up to an eighth of the side either way (four pixels at 32), and a flip."""
+    reach = size // 8
+    shifts = torch.randint(-reach, reach + 1, (2,), generator=rng).tolist()
+    mirrored = float(torch.rand((), generator=rng) < 0.5)
+    return [("move x", float(shifts[0])), ("move y", float(shifts[1])), ("flip", mirrored)]
+
+
+def _cutout(size: int, rng: torch.Generator) -> Step:
+    row, column = torch.randint(0, size, (2,), generator=rng).tolist()
+    return "cutout", float(row * size + column)
+
+
+def _jitter(rng: torch.Generator) -> list[Step]:
+    """Draw changes of colour, each from −x to x, in a random order."""
+    drawn = [(name, float(torch.rand((), generator=rng) * 2 - 1) * most) for name, most in JITTER.items()]
+    return [drawn[place] for place in torch.randperm(len(drawn), generator=rng).tolist()]
 
 
 def apply(x: Tensor, steps: list[Step]) -> Tensor:
@@ -126,6 +143,23 @@ def grey(x: Tensor) -> Tensor:
 def blended(x: Tensor, plain: Tensor, factor: float) -> Tensor:
     """Return plain + factor · (x − plain), rounded and clipped: 0 is plain, 1 the picture, more exaggerates it."""
     return (plain + factor * (x - plain)).round().clamp(0, 255)
+
+
+def recoloured(x: Tensor, share: float) -> Tensor:
+    """Turn the hue of red, green and blue by a share of the whole circle, with saturation and value as they are."""
+    if x.shape[1] != 3:
+        return x
+    red, green, blue = x.unbind(1)
+    value, spread = x.amax(1), x.amax(1) - x.amin(1)
+    safe = spread.clamp_min(1e-6)
+    sector = torch.where(
+        value == red,
+        ((green - blue) / safe) % 6,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    places = (torch.tensor((5.0, 3.0, 1.0), device=x.device)[:, None, None] + sector[:, None] + 6 * share) % 6
+    out = value[:, None] - spread[:, None] * torch.minimum(places, 4 - places).clamp(0, 1)
+    return out.round().clamp(0, 255)
 
 
 def smoothed(x: Tensor) -> Tensor:
@@ -179,6 +213,7 @@ _OPERATIONS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "autocontrast": lambda x, m: stretched(x),
     "equalize": lambda x, m: equalized(x),
     "invert": lambda x, m: 255 - x,
+    "hue": recoloured,
     "flip": lambda x, m: flip(x, torch.tensor([m > 0])),
     "cutout": _hole,
 }

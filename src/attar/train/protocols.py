@@ -85,6 +85,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "dcbench-autoaug": {"training": _LONG, "policy": "autoaug"},
     "dcbench-randaug": {"training": _LONG, "policy": "randaug"},
     "dcbench-cifar": {"training": _LONG, "policy": "cifar"},
+    "dcbench-imagenet": {"training": _LONG, "policy": "imagenet"},
     "ddranking": {"training": {**_LONG, "augment": "dsa", "batch": 128}},
     "small": {"training": {"epochs": 300}, "net": _SMALL_NET},
     # teachers that label every view (arXiv 2306.13092, 2409.17612)
