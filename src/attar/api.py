@@ -1,4 +1,4 @@
-"""The public functions: run, evaluate, compare, export, claim, doctor. The command line calls these and no others."""
+"""The public functions: run, evaluate, compare, export, claim, bench, doctor. The command line calls no others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 from attar import files, ledger, recipes
 from attar.errors import AttarError, DamagedFile, RecipeError, did_you_mean
+
+_BENCHES = {"kd": "attar.claims.bench:ObjectiveBench"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +128,17 @@ def evaluate(
     return outcome
 
 
-def compare(folders: Iterable[str | Path]) -> dict[str, Any]:
-    """Return what differs between the recipes of runs, and their numbers side by side."""
+def compare(folders: Iterable[str | Path], out: str | Path | None = None) -> dict[str, Any]:
+    """Return what differs between the recipes of runs, and their numbers side by side.
+
+    Args:
+        folders: of runs.
+        out: a file to write a page to, with charts and the images of all runs beside each other.
+
+    Raises:
+        AttarError: no run at all, or for a page fewer than two; or `out` is a file of another kind.
+    """
+    folders = list(folders)
     rows = []
     for folder in map(Path, folders):
         recipe, judged = _recipe(folder), _read(folder, "evaluation.json", {})
@@ -139,7 +150,13 @@ def compare(folders: Iterable[str | Path]) -> dict[str, Any]:
         raise AttarError("compare needs at least one run folder")
     keys = dict.fromkeys(key for flat, _ in rows for key in flat)
     differing = [key for key in keys if len({repr(flat.get(key)) for flat, _ in rows}) > 1]
-    return {"differs": differing, "runs": [{**row, **{key: flat.get(key) for key in differing}} for flat, row in rows]}
+    told: dict[str, Any] = {"differs": differing}
+    told["runs"] = [{**row, **{key: flat.get(key) for key in differing}} for flat, row in rows]
+    if out is not None:
+        from attar.report import write_comparison
+
+        told["page"] = str(write_comparison(folders, out))
+    return told
 
 
 def export(folder: str | Path, to: str, out: str | Path) -> Path:
@@ -168,6 +185,25 @@ def claim(
     from attar.claims.harness import run_claim
 
     return run_claim(ledger.claim_class(id), seeds=seeds, first_seed=first_seed, data=data, quick=quick)
+
+
+def bench(name: str, *, seeds: int | None = None, data: str | None = None, quick: bool = False) -> dict[str, Any]:
+    """Rank everything that does one job on one rig at one budget, each tuned alike: `kd` ranks the objectives.
+
+    Args:
+        name: the bench.
+        seeds: number of paired seeds; the bench's if not given.
+        data: other data than the bench's.
+        quick: every arm once, in seconds; ranks nothing.
+
+    Raises:
+        RecipeError: there is no such bench, or too few seeds.
+    """
+    if name not in _BENCHES:
+        raise RecipeError(f"unknown bench '{name}'{did_you_mean(name, _BENCHES)} Known: {', '.join(_BENCHES)}")
+    from attar.claims.bench import rank
+
+    return rank(ledger.load_path(_BENCHES[name]), seeds=seeds, data=data, quick=quick)
 
 
 def doctor(*, calibrate: bool = False) -> dict[str, Any]:

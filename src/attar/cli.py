@@ -127,6 +127,22 @@ def claim(
 
 
 @app.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="kd: the objectives of model distillation.")],
+    *,
+    seeds: Annotated[int | None, typer.Option(min=2, help="Number of seeds.", show_default="the bench's")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data.", show_default="the bench's")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Every arm once, in seconds; ranks nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rank all that do one job: one rig, one budget, every arm tuned alike, with intervals."""
+    with _answer(as_json) as answer:
+        from attar import api, terminal
+
+        answer(api.bench(name, seeds=seeds, data=data, quick=quick), terminal.show_bench)
+
+
+@app.command()
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or an artifact folder.")],
     settings: Annotated[
@@ -166,13 +182,15 @@ def evaluate(
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Write a page with pictures here, too.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Set runs side by side: what differs between their recipes, and their numbers."""
+    """Set runs side by side: what differs between their recipes, their numbers, and on a page their images."""
     with _answer(as_json) as answer:
         from attar import api, terminal
 
-        answer(api.compare(folders), terminal.show_values)
+        answer(api.compare(folders, out=out), terminal.show_comparison)
 
 
 @app.command()

@@ -175,6 +175,28 @@ def show_claim(result: Mapping[str, Any]) -> None:
         out.print(f"No verdict ({'the quick form' if result.get('quick') else result.get('reason')}).")
 
 
+def show_bench(result: Mapping[str, Any]) -> None:
+    """Print the arms of a bench, the best first: mean, and differences to labels alone, to KD and to the best."""
+    out = console()
+    if result["quick"]:
+        out.print(table(("arm", "accuracy"), [(row["arm"], row.get("accuracy")) for row in result["arms"]]))
+        out.print("The quick form: every arm ran, nothing is ranked.")
+        return
+    names = {"gain": "over labels alone", "over_kd": "over KD", "behind": "to the best"}
+    rows = [
+        (
+            row["arm"],
+            f"{100 * row['accuracy']:.1f} % [{100 * row['interval'][0]:.1f}, {100 * row['interval'][1]:.1f}]",
+            *(effect({"effect": row.get(key), "interval": row.get(f"{key}_interval")}) for key in names),
+            " ".join(f"{key}={as_text(value)}" for key, value in row["trial"].items()),
+        )
+        for row in result["arms"]
+    ]
+    columns = ("arm", "accuracy", *names.values(), "tuned")
+    out.print(table(columns, rows, right=columns[1:5], title=f"{result['title']}, {result['seeds']} seeds"))
+    out.print("95 % intervals of one comparison each: of twenty, about one misses.")
+
+
 def _arm(arm: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return an arm's row: accuracies in per cent, mean ± standard deviation over networks."""
     spread = f" ± {100 * arm['accuracy_std']:.1f}" if arm.get("accuracy_std") is not None else ""
@@ -187,6 +209,28 @@ def _per_cent(rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> list[st
     """Return the accuracies of arms in their order, in per cent."""
     found = {row["name"]: row["accuracy"] for row in rows}
     return [f"{100 * found[arm]:.1f} %" for arm in arms]
+
+
+def show_comparison(result: Mapping[str, Any]) -> None:
+    """Print runs as columns, which stay narrow however much differs between them."""
+    out = console()
+    runs = result["runs"]
+    ids = [str(run.get("id", "")) for run in runs]
+    heads = [id if id and ids.count(id) == 1 else str(number) for number, id in enumerate(ids, 1)]
+    keys = list(dict.fromkeys(key for run in runs for key in run if key != "folder" and run[key] is not None))
+    out.print(table(("", *heads), [(key, *(_cut(run.get(key)) for run in runs)) for key in keys], right=heads))
+    for head, run in zip(heads, runs, strict=True):
+        out.print(Text(f"{head}  ", style="bold").append(str(run["folder"]), style="dim"), soft_wrap=True)
+    if page := result.get("page"):
+        out.print(f"page: {page}", soft_wrap=True)
+
+
+def _cut(value: Any, most: int = 28) -> Any:
+    """Return a value as a table's cell; of a long one its beginning."""
+    if isinstance(value, str | list | Mapping):
+        words = value if isinstance(value, str) else as_text(value)
+        return words if len(words) <= most else words[: most - 1] + "…"
+    return value
 
 
 def show_values(values: Mapping[str, Any], title: str = "") -> None:

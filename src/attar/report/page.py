@@ -55,38 +55,39 @@ def write_report(folder: str | Path, data: Images | Splits | str | None = None) 
         from attar.data import resolve
 
         data = resolve(data)
-    page = _environment().get_template("page.html").render(_content(run, data))
+    page = environment().get_template("page.html").render(_content(run, data))
     target = run.path / "report.html"
     write_text(target, page)
     return target
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what renders the pages: everything is escaped, and the pages' own policy forbids scripts and requests."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("attar", "report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": lambda share: f"{100 * share:.1f}", "bytes": bytes_text, "seconds": seconds_text}
+    made.filters |= {"plain": lambda share: f"{100 * share:.1f}", "bytes": bytes_text, "seconds": seconds_text}
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     code = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment.globals |= {
+    made.globals |= {
         "style": Markup(style),  # our own file, the only markup that is not made by the template
         "policy": f"default-src 'none'; style-src 'sha256-{code}'; img-src data:; base-uri 'none'; form-action 'none'",
         "version": attar.__version__,
         "interval_note": INTERVAL,
     }
-    return environment
+    return made
 
 
 def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
     """Return every value that the template shows."""
     kind = str(run.artifact.get("kind", ""))
     arms = read_arms(run.evaluation.get("arms"), run.evaluation.get("networks"))
-    pictures, problem = _pictures(run, data)
+    pictures, problem = pictures_of(run, data)
     networks = max((len(arm.accuracies) for arm in arms), default=0)
     return {
         "title": _title(run),
@@ -151,7 +152,7 @@ def _notices(run: RunFolder) -> Iterator[str]:
         yield f"{problem[:1].upper()}{problem[1:]}."
 
 
-def _pictures(run: RunFolder, data: Images | Splits | None) -> tuple[Gallery | None, list[str]]:
+def pictures_of(run: RunFolder, data: Images | Splits | None) -> tuple[Gallery | None, list[str]]:
     """Return the gallery, or in words why an artifact that should have one could not be shown."""
     if not run.artifact:
         return None, []
