@@ -8,6 +8,7 @@ from torch import nn
 
 from attar import nets
 from attar.errors import AttarError, RecipeError
+from attar.metrics.work import WorkMeter
 from attar.nets.tokens import Attention, Patches
 from attar.nets.windows import Merge, WindowAttention
 from attar.spec import build, spec
@@ -278,6 +279,27 @@ def test_every_block_is_reached_by_a_path():
         )
     module(images())
     assert seen == {"stages.0": (2, 17, 8), "stages.1.attention": (2, 17, 8), "stages.1.mlp.1": (2, 17, 32)}
+
+
+@pytest.mark.parametrize(
+    "network", [SMALL["vit"], nets.Swin(width=4, depths=(2,), heads=2)], ids=lambda network: network.kind
+)
+def test_an_exported_network_takes_any_number_of_images(network):
+    module = made(network, 10).eval()
+    batch = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(module, (images(2, 10),), dynamic_shapes={"x": {0: batch}})
+    torch.testing.assert_close(exported.module()(images(5, 10)), module(images(5, 10)))
+
+
+def test_rows_are_counted_however_a_network_is_entered():
+    module = made(SMALL["vit"])
+    meter = WorkMeter()
+    meter.watch("net", module)
+    with meter:
+        module(images()).sum().backward()
+        module.embed(images(3))
+        module.features(images(4))
+    assert meter.amounts() == {"forward": 9, "backward": 2, "updates": 0, "teacher_calls": 0}
 
 
 @spec

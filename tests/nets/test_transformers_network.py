@@ -8,6 +8,7 @@ import torch
 from attar import nets
 from attar.artifacts import Student, load
 from attar.errors import AttarError, RecipeError
+from attar.metrics.work import WorkMeter
 from attar.nets import NETS, TransformersNet
 from attar.spec import build, spec, to_json
 
@@ -112,6 +113,17 @@ def test_the_embedding_is_what_transformers_pools():
     torch.testing.assert_close(module.embed(images()), module.model.vit.layernorm(told.hidden_states[-1])[:, 0])
     expected = told.hidden_states[1][:, 1:].transpose(1, 2).reshape(2, 8, 4, 4)
     torch.testing.assert_close(module.features(images())[0][0], expected)
+
+
+def test_rows_are_counted_however_a_network_is_entered():
+    module = made(small("vit"))
+    meter = WorkMeter()
+    meter.watch("net", module)
+    with meter:
+        module(images()).sum().backward()
+        module.embed(images(3))
+        module.features(images(4))
+    assert meter.amounts() == {"forward": 9, "backward": 2, "updates": 0, "teacher_calls": 0}
 
 
 def test_leading_tokens_are_left_out_by_the_known_grid():

@@ -70,7 +70,7 @@ class Patches(nn.Module):
         """Return the tokens `[n, leading + h · w, width]`, the places row by row."""
         tokens: Tensor = self.project(self.pad(x)).flatten(2).transpose(1, 2)
         if self.learned is not None:
-            tokens = torch.cat([self.learned.expand(len(tokens), -1, -1), tokens], 1)
+            tokens = torch.cat([self.learned.expand(tokens.shape[0], -1, -1), tokens], 1)
         return tokens if self.positions is None else tokens + self.positions
 
     def map_of(self, tokens: Tensor) -> Tensor:
