@@ -190,6 +190,8 @@ def test_the_partner_is_shown_in_its_own_crop_of_the_same_view(images):
         {"scale": (0.9, 0.5)},
         {"scale": (0.5, 1.5)},
         {"ratio": (2.0, 1.0)},
+        {"ratio": (1e-300, 1.0)},
+        {"ratio": (1.0, 1e300)},
         {"mix": "blend"},
         {"augment": "dsaa"},
     ],

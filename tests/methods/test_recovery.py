@@ -19,6 +19,7 @@ from attar.methods.data.recovery.teacher import BatchNorms, Logits, ascend, logi
 from attar.methods.data.sre2l import SqueezeRecover
 from attar.nets import ConvNet, fresh
 from attar.run import SGD, Adam
+from attar.spec import build
 from attar.train.training import Training
 
 NET = ConvNet(depth=1, width=6, norm="batch")
@@ -240,6 +241,11 @@ def test_more_real_images_than_a_class_has_are_refused(open_run, tiny_images, te
 def test_the_smallest_crop_follows_its_curriculum(curriculum, expected):
     crops = Crops(curriculum=curriculum)
     assert [crops.lowest(step, 400) for step in (0, 100, 200, 300, 400)] == pytest.approx(expected)
+
+
+def test_crops_of_no_shape_are_refused_before_a_teacher_is_trained():
+    with pytest.raises(RecipeError, match="ratio needs"):
+        build(SqueezeRecover, {"crops": {"ratio": [2.0, 1.0]}}, name="sre2l")
 
 
 def test_the_curriculum_ends_at_the_milestone_and_a_milestone_of_zero_is_none():

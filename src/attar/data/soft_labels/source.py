@@ -45,7 +45,7 @@ class SoftLabelSource:
 
     def samples(self, indices: Tensor) -> Tensor:
         """Return which image of the data each row is of, `[n]`."""
-        return split_keys(self.store.records(indices)["key"])[0]
+        return self.store.keys(indices)[0]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return views `[n, C, H, W]` in the space networks see and probabilities `[n, classes]` of rows `[n]`.

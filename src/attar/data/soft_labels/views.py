@@ -69,8 +69,7 @@ class Views:
     def _ordered(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale needs 0 < low ≤ high ≤ 1; got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio needs 0 < low ≤ high; got {self.ratio}")
+        check_ratio(self.ratio)
         return self
 
     def draw(self, key: int, samples: Tensor, views: Tensor, *, count: int, size: int) -> Drawn:
@@ -173,6 +172,12 @@ def _joined(views: list[tuple[tuple[str, Parameters], ...]]) -> View:
         values = {key: [view[place][1][key] for view in views] for key in first}
         joined.append((name, {key: torch.cat(each) if each[0].ndim else each[0] for key, each in values.items()}))
     return View(tuple(joined))
+
+
+def check_ratio(ratio: tuple[float, float]) -> None:
+    """Raise ValueError where no crop has such a width over its height; far beyond 1 its sides would not be numbers."""
+    if not 1e-3 <= ratio[0] <= ratio[1] <= 1e3:
+        raise ValueError(f"ratio needs 0.001 ≤ low ≤ high ≤ 1000; got {ratio}")
 
 
 def crop(x: Tensor, box: Tensor) -> Tensor:

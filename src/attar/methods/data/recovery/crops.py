@@ -6,11 +6,11 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from attar.data.soft_labels import Views
-from attar.data.soft_labels.views import crop, flip
+from attar.data.soft_labels.views import check_ratio, crop, flip
 from attar.spec import spec
 
 Curriculum = Literal["none", "cosine", "linear", "step"]
@@ -25,6 +25,12 @@ class Crops:
     milestone: float = Field(1.0, ge=0, le=1)  # share of the steps after which it has its final size
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height; (1, 1) suits tiny images
     flip: float = Field(0.5, ge=0, le=1)  # chance of mirroring the batch
+
+    @field_validator("ratio")
+    @classmethod
+    def _ordered(cls, ratio: tuple[float, float]) -> tuple[float, float]:
+        check_ratio(ratio)
+        return ratio
 
     def lowest(self, step: int, steps: int) -> float:
         """Return a(t), the smallest share of the area that step t of T may crop (Yin & Shen 2023, arXiv 2311.18838).
