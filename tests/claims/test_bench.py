@@ -67,7 +67,7 @@ def test_a_person_reads_a_table(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "Objectives of model distillation, 8 seeds" in lines[0]
     assert [line.split()[0] for line in lines if "%" in line][:4] == ["dist", "kd", "labels", "ofd"]
-    assert "lr=0.05 strength=1" in next(line for line in lines if line.startswith("dist"))
+    assert "lr=0.05 strength=1" in next(line for line in lines if line.split()[:1] == ["dist"])
 
 
 def test_other_seeds_or_data_leave_the_kept_result_alone(tmp_path):
