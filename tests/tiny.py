@@ -45,11 +45,18 @@ OBJECTIVE = {
 UNTAUGHT = {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")}
 
 MASKED = {
-    **{"net.patch": 2, "net.width": 8, "net.depth": 3, "net.heads": 2},
-    **{"decoder.width": 8, "decoder.depth": 1, "decoder.heads": 2},
+    "net.patch": 2,
+    "net.width": 8,
+    "net.depth": 3,
+    "net.heads": 2,
+    "decoder.width": 8,
+    "decoder.depth": 1,
+    "decoder.heads": 2,
     "train.steps": 6,
     "train.batch": 12,
 }
+
+TEACHING = {f"teaching.{name}": value for name, value in {**MASKED, "net.width": 12, "decoder.width": 12}.items()}
 
 TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
@@ -96,6 +103,18 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "student": {**OBJECTIVE, "objective": "kd:0.9+attention"},
     "mae": MASKED,
+    "fine-tuning": {
+        **{f"pretraining.{name}": value for name, value in MASKED.items()},
+        "train.steps": 6,
+        "train.batch": 12,
+    },
+    "dmae": {**MASKED, **TEACHING},
+    "dmjd": {**MASKED, "block": 1},
+    "g2sd": {
+        **TEACHING,
+        **{f"generic.{name}": value for name, value in MASKED.items()},
+        **{f"{part}.train.{name}": 6 for part in ("specific", "tuning") for name in ("steps", "batch")},
+    },
     "kd": OBJECTIVE,
     "dkd": {**OBJECTIVE, "train.augment": "crop-and-flip"},
     "attention": OBJECTIVE,
@@ -124,6 +143,7 @@ TINY: dict[str, dict[str, Any]] = {
         "pretraining.batch": 18,
     },
     "nd": OBJECTIVE,
+    "bd-kd": {**UNTAUGHT, "peers": [{"kind": "convnet", "depth": 1, "width": 6, "norm": "batch"}] * 2},
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
     "random-teachers": {
@@ -134,6 +154,12 @@ TINY: dict[str, dict[str, Any]] = {
         "projection.outputs": 16,
         "train.steps": 6,
         "train.batch": 9,
+    },
+    "deit-lt": {
+        **{key: value for key, value in OBJECTIVE.items() if not key.startswith(("teach", "student."))},
+        "student": {"patch": 4, "width": 8, "depth": 1, "heads": 2},
+        "flat": {"net": {"kind": "convnet", "depth": 1, "width": 4}, "train": {"steps": 4, "batch": 9}},
+        "reweight_from": 0.5,
     },
     "quantized-distillation": {
         **OBJECTIVE,

@@ -89,6 +89,14 @@ def encode(
     return tokens
 
 
+def encode_on(encoder: TokenNetwork, tokens: Tensor, *, blocks: int) -> Tensor:
+    """Return tokens that are behind the first `blocks` blocks as they are behind all of them and the last norm."""
+    for block in encoder.stages[blocks:]:
+        tokens = block(tokens)
+    out: Tensor = last_norm(encoder)(tokens)
+    return out
+
+
 def last_norm(encoder: TokenNetwork) -> nn.Module:
     """Return the norm behind the last block, which pooling and decoder read."""
     norm: nn.Module = encoder.collapse.get_submodule("0")

@@ -18,7 +18,7 @@ from attar.methods.model.masked.targets import Pixels, Target
 from attar.nets.initialise import seeded
 from attar.nets.masked import Decoder, MaskedAutoencoder, Masking, fresh_autoencoder
 from attar.nets.token_specs import ViT
-from attar.run import Run
+from attar.run import Optimizer, Run
 from attar.spec import method, to_json
 from attar.train.objective import Term
 from attar.train.regression import Shape
@@ -48,6 +48,10 @@ class MaskedAutoencoding:
     block: int = Field(1, ge=1)  # patches a side of the squares that are hidden together
     target: Target = Pixels()  # what is guessed
     train: Pretraining = Pretraining()
+
+    def optimizer(self, count: int) -> Optimizer:
+        """Return the optimizer for `count` images."""
+        return self.train.optimizer
 
     def build(self, model: MaskedAutoencoder, data: Images, teacher: Any) -> nn.Module:
         """Return what the terms need for training alone; its parameters join the optimizer."""
@@ -80,7 +84,7 @@ class MaskedAutoencoding:
         whole = nn.ModuleDict({"model": model, "state": state})
         steps, batch = self.train.total(len(data)), self.train.batches(run, data)
         learner = run.learner(
-            "autoencoder", whole, self.train.optimizer, schedule=self.train.schedule(len(data)), steps=steps,
+            "autoencoder", whole, self.optimizer(len(data)), schedule=self.train.schedule(len(data)), steps=steps,
             clip=self.train.clip,
         )  # fmt: skip
         for step in run.loop("pretrain", steps):

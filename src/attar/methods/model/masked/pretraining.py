@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.artifacts import Student
 from attar.artifacts.autoencoder import Autoencoder
@@ -15,6 +16,7 @@ from attar.data import Images
 from attar.data.plans import order_of
 from attar.data.soft_labels.views import Views
 from attar.errors import AttarError, DataError
+from attar.methods.data.recovery.labels import LabelledViews
 from attar.nets.masked import transformer
 from attar.nets.token_specs import ViT
 from attar.nets.tokens import TokenNetwork
@@ -45,14 +47,28 @@ class Pretraining:
 
     def batches(self, run: Run, data: Images) -> Callable[[int], Tensor]:
         """Return a function from a step to the views of its images, in the space that networks see."""
-        plan = order_of(data, min(self.batch, len(data)), int(run.rng("order").initial_seed()))
-        key = run.key("views")
+        indices, key = self._order(run, data), run.key("views")
 
         def batch(step: int) -> Tensor:
-            indices = plan.indices(step)
-            return self.views.images(data, key, indices, torch.full_like(indices, step)).to(run.device)
+            samples = indices(step)
+            return self.views.images(data, key, samples, torch.full_like(samples, step)).to(run.device)
 
         return batch
+
+    def labelled(self, run: Run, data: Images) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """Return a function from a step to views and their labels `[n, classes]`, mixed as the pixels are."""
+        indices, key = self._order(run, data), run.key("views")
+        source = LabelledViews(data, "hard", views=self.views, key=key, passes=self.total(len(data)))
+
+        def batch(step: int) -> tuple[Tensor, Tensor]:
+            images, labels = source.batch(indices(step) + step * len(data))
+            return images.to(run.device), labels.to(run.device)
+
+        return batch
+
+    def _order(self, run: Run, data: Images) -> Callable[[int], Tensor]:
+        plan = order_of(data, min(self.batch, len(data)), int(run.rng("order").initial_seed()))
+        return plan.indices
 
 
 def encoder_of(teacher: Any, data: Images) -> tuple[TokenNetwork, ViT]:
@@ -99,3 +115,45 @@ def with_decoder(teacher: Any) -> Autoencoder:
             "noise. Name a run of mae or dmae, which keep theirs, or leave teacher out to have one trained"
         )
     return teacher
+
+
+class Taught(nn.Module):
+    """Linear layers with GELU between them from a student's tokens to a teacher's, and that teacher, frozen.
+
+    The teacher's weights are not among the module's own: no optimizer and no checkpoint holds them.
+
+    Args:
+        teacher: moves with the layers.
+        widths: of the tokens, from the student's to the teacher's; one alone is no layer.
+    """
+
+    def __init__(self, teacher: nn.Module, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential()
+        for inputs, outputs in itertools.pairwise(widths):
+            if len(self.layers):
+                self.layers.append(nn.GELU())
+            self.layers.append(nn.Linear(inputs, outputs))
+        self._kept = (teacher.eval().requires_grad_(False),)
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher."""
+        return self._kept[0]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the student's tokens `[n, t, mine]` as `[n, t, theirs]`."""
+        out: Tensor = self.layers(tokens)
+        return out
+
+    def _apply(self, function: Any, recurse: bool = True) -> Taught:
+        """Do to the teacher what is done to the layers, such as moving them."""
+        self._kept[0]._apply(function)
+        super()._apply(function, recurse)
+        return self
+
+
+def last_places(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens `[n, t, …]` that both have, where one alone has a class token ahead of its places."""
+    both = min(first.shape[1], second.shape[1])
+    return first[:, -both:], second[:, -both:]
