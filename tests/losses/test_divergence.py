@@ -9,6 +9,7 @@ from torch.nn import functional
 from attar.errors import RecipeError
 from attar.losses import (
     alpha_divergence,
+    balanced_kl,
     cross_entropy,
     jensen_shannon,
     kl_divergence,
@@ -239,3 +240,20 @@ def test_a_divergence_refuses_what_it_has_no_value_for():
         reverse_kl(QUARTER, HALF, -1.0)
     with pytest.raises(RecipeError, match=r"logits of student and teacher need one shape; got \[1, 2\] and \[1, 1\]"):
         kl_divergence(QUARTER, HALF[:, :1])
+
+
+def test_the_balanced_divergence_emphasises_by_who_is_surer():
+    student, teacher = (
+        torch.tensor([[3.0, 0.0, 0.0], [0.4, 0.0, 0.0]]),
+        torch.tensor([[1.0, 0.5, 0.0], [0.0, 2.0, 0.0]]),
+    )
+    forward, backward = (f(student, teacher, 2.0, reduction="none") for f in (kl_divergence, reverse_kl))
+    found = balanced_kl(student, teacher, 2.0, emphasis=3.0, reduction="none")
+    wanted = torch.stack([3 * forward[0] + backward[0], forward[1] + 3 * backward[1]])  # the first is surer than told
+    torch.testing.assert_close(found, wanted)
+    swapped = balanced_kl(student, teacher, 2.0, emphasis=3.0, swapped=True, reduction="none")
+    torch.testing.assert_close(found + swapped, 4 * (forward + backward))
+    even = balanced_kl(student, teacher, 2.0, emphasis=1.0)
+    torch.testing.assert_close(even, 2 * symmetric_kl(student, teacher, 2.0))
+    with pytest.raises(RecipeError, match="emphasis"):
+        balanced_kl(student, teacher, emphasis=0.0)

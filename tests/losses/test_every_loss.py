@@ -26,6 +26,8 @@ LOSSES = {  # name: the loss of student, teacher and a reduction; the shape of a
     "kl": (of(losses.kl_divergence, temperature=2.0), LOGITS, True),
     "reverse kl": (of(losses.reverse_kl, temperature=2.0), LOGITS, True),
     "symmetric kl": (of(losses.symmetric_kl, temperature=2.0), LOGITS, True),
+    # no emphasis: its weights are a step, and rounding may take a sample to the other side of it
+    "balanced kl": (of(losses.balanced_kl, temperature=2.0, emphasis=1.0), LOGITS, True),
     "jensen-shannon": (of(losses.jensen_shannon, temperature=2.0, beta=0.3), LOGITS, True),
     "skewed kl": (of(losses.skewed_kl, temperature=2.0), LOGITS, True),
     "alpha 0.5": (of(losses.alpha_divergence, temperature=2.0, alpha=0.5), LOGITS, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -47,10 +48,13 @@ class VisionClaim(Claim):
     batch: ClassVar = 64
     copies = 3
     currency = "updates"
-    fixed = ("the test set", "three copies of the teacher, each with the 24,000 images it has seen")
+    fixed: ClassVar[Sequence[str]] = (
+        "the test set",
+        "three copies of the teacher, each with the 24,000 images it has seen",
+    )
     source = "fashion-mnist"
     quick_source = "fashion-mnist-mini"
-    uses = ("attar.claims.vision", "attar.train.objective")
+    uses = ("attar.claims.vision",)
 
     def shares(self, run: Run, data: Images) -> Shares:
         """Deal the training images: what the teacher saw belongs to its copy, what is labelled to the seed."""
@@ -83,8 +87,10 @@ class VisionClaim(Claim):
         self, run: Run, objective: Objective, data: Images, teacher: Any, *, seed: int, **inputs: Any
     ) -> Student:
         """Return the student that an objective trains, and count what it takes; equal arms of claims share it."""
-        made: Student = run.stage("student", objective, seed=seed, data=data, teacher=Teacher.of(teacher), **inputs)
-        self.count(objective, data)
+        alone = teacher is None or type(objective) is Objective  # labels alone: nobody is asked
+        told = Teacher(()) if alone else Teacher.of(teacher)
+        made: Student = run.stage("student", objective, seed=seed, data=data, teacher=told, **inputs)
+        self.count(objective, data, asked=not alone)
         return made
 
     def further(self, run: Run, objective: Objective, start: Student, data: Images, teacher: Any) -> Student:
@@ -94,16 +100,13 @@ class VisionClaim(Claim):
         self.count(objective, data)
         return Student(module.eval(), start.net, data.channels, data.size, data.classes)
 
-    def count(self, objective: Objective, data: Images) -> None:
-        """Count the steps of a student and what its teacher is asked."""
-        passes = (objective.train.steps or 1) * min(objective.train.batch, len(data))
-        self.meter.add(
-            updates=objective.train.steps or 1,
-            examples=passes,
-            teacher_calls=passes,
-            forward=2 * passes,
-            backward=passes,
-        )
+    def count(self, objective: Objective, data: Images, *, asked: bool = True) -> None:
+        """Count the steps of a student, and what its teacher is asked."""
+        steps = objective.train.steps or 1
+        passes = steps * min(objective.train.batch, len(data))
+        self.meter.add(updates=steps, examples=passes, forward=passes, backward=passes)
+        if asked:
+            self.meter.add(teacher_calls=passes, forward=passes)
 
     def judge(self, splits: Splits, student: Student) -> dict[str, float]:
         """Return accuracy, calibration error in 15 bins and negative log-likelihood on the test images."""

@@ -11,6 +11,7 @@ from attar.losses.contrastive import (
 )
 from attar.losses.divergence import (
     alpha_divergence,
+    balanced_kl,
     cross_entropy,
     jensen_shannon,
     kl_divergence,
@@ -69,6 +70,7 @@ __all__ = [
     "alpha_divergence",
     "attention_distance",
     "attention_maps",
+    "balanced_kl",
     "bank_scores",
     "boundary_distance",
     "channel_correlation_distance",

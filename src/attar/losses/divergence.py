@@ -115,6 +115,33 @@ def symmetric_kl(
     return reduce(scale * 0.5 * (_kl(teacher, student) + _kl(student, teacher)), reduction)
 
 
+def balanced_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    *,
+    emphasis: float = 2.0,
+    swapped: bool = False,
+    scale_by_temperature_squared: bool = True,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Return a KL(p ‖ q) + b KL(q ‖ p) for teacher p and student q, by default times T², one of a and b emphasised.
+
+    Where the student is the surer one, H(p) > H(q), (a, b) = (δ, 1), and (1, δ) elsewhere, with δ the `emphasis`: too
+    sure a student has to cover the teacher's mass, too unsure a one to find its mode. `swapped` exchanges the cases.
+    No gradient flows through the entropies; both are of the softened distributions (BD-KD, arXiv 2212.12965).
+
+    Raises:
+        RecipeError: shapes that differ, a temperature or emphasis that is not positive, or an unknown reduction.
+    """
+    positive(emphasis, "emphasis")
+    student, teacher = _log_probabilities(student_logits, teacher_logits, temperature)
+    surer = (_entropy(teacher) > _entropy(student)) != swapped
+    forward, backward = _kl(teacher, student), _kl(student, teacher)
+    values = torch.where(surer, emphasis * forward + backward, forward + emphasis * backward)
+    return reduce(values * temperature**2 if scale_by_temperature_squared else values, reduction)
+
+
 def jensen_shannon(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -224,6 +251,12 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Return Σ_k p_k (log p_k − log q_k) of log-probabilities `[…, classes]`."""
     p = log_p.exp()
     return (weighed(p, log_p) - weighed(p, log_q)).sum(-1)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """Return −Σ_k p_k log p_k of log-probabilities `[…, classes]`, as a constant."""
+    fixed = log_p.detach()
+    return -weighed(fixed.exp(), fixed).sum(-1)
 
 
 def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
