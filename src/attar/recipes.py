@@ -192,8 +192,9 @@ def _splits(value: Any) -> Any:
         raise AttarError("a set made from data in memory has no test set to go with it; hand over data.Splits instead")
     real = data.resolve(value.source)
     chosen = value.distilled(real.train) if isinstance(value, Selection) else value
-    if chosen.labels.dim() != 1:
-        raise AttarError("this set has soft labels; a method that takes real images needs one class an image")
+    if chosen.labels.dim() != 1 or chosen.num_classes != real.train.num_classes:
+        has = "soft labels" if chosen.labels.dim() != 1 else "no labels"
+        raise AttarError(f"this set has {has}; a method that takes real images needs one class an image")
     pixels = real.train.denormalise(chosen.images.detach().cpu())
     small = dataclasses.replace(real.train, pixels=pixels, labels=chosen.labels.cpu())
     return data.Splits(small, real.test, real.note)

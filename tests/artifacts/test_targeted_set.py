@@ -1,12 +1,17 @@
 """A set with targets is saved with them, differs by them, and refuses what does not fit."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from attar import recipes
 from attar.artifacts import DistilledSet, load
 from attar.artifacts.targeted import TargetedSet
-from attar.errors import DamagedFile
+from attar.errors import AttarError, DamagedFile
 from attar.files import read_json, save_tensors, write_json
+from attar.methods.data.krr_st import unlabelled
+from attar.report.card import snippet
 
 
 @pytest.fixture
@@ -46,3 +51,20 @@ def test_a_file_without_targets_is_a_damaged_one(made, tmp_path):
     write_json(folder / "artifact.json", {**about, "tensors": {"size": size, "sha256": checksum}})
     with pytest.raises(DamagedFile, match="does not describe a targeted-set"):
         load(folder)
+
+
+def test_a_set_without_labels_is_no_data_for_methods_that_need_them(tiny_images, monkeypatch):
+    data = dataclasses.replace(tiny_images(), source="digits")
+    bare = unlabelled(data, torch.arange(4))
+    recipe = recipes.make("random", {"data": TargetedSet.of(bare, torch.ones(4, 5))})
+    with pytest.raises(AttarError, match="this set has no labels"):
+        recipes.resolve(recipe)
+
+
+def test_its_card_tells_how_to_read_the_pairs(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made.save(tmp_path / "set")
+    read = {}
+    exec(snippet("targeted-set", "set"), read)
+    assert torch.equal(read["images"], made.images)
+    assert torch.equal(read["targets"], made.targets)

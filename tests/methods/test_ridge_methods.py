@@ -25,6 +25,7 @@ from attar.methods.data.ridge.teacher import SelfSupervision, varied
 from attar.nets import ConvNet
 from attar.run import SGD, Adam
 from attar.run.run import Run
+from attar.spec import build
 from attar.train.regression import Shape
 from attar.train.training import Order, Training
 
@@ -415,3 +416,38 @@ def test_every_operation_of_the_views_is_applied(data):
     rng.manual_seed(0)
     flipped = augmentation("flip").draw(36, x.shape[1:], rng)(x)
     assert torch.equal(got, augmentation("crop").draw(36, x.shape[1:], rng)(flipped))
+
+
+# ------------------------------------------------------------------ presets
+
+SHRUNK = {"steps": 2, "real_batch": 5, "net.width": 2}
+OF_KRR = {
+    "images": 5,
+    "pool.max_age": 2,
+    "teaching.dimensions": 3,
+    "teaching.training.steps": 2,
+    "teaching.projector": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "preset", "more"),
+    [
+        (FeatureRegression, "paper", {"ipc": 1, "pool.max_age": 4}),
+        (FeatureRegression, "cifar", {"ipc": 1, "pool.max_age": 4}),
+        (SelfSupervisedTransfer, "paper", {**OF_KRR, "teaching.net.width": 2}),
+        (SelfSupervisedTransfer, "tiny-imagenet", {**OF_KRR, "teaching.net.width": 2}),
+        (SelfSupervisedTransfer, "imagenet-64", {**OF_KRR, "teaching.net.width": 2}),
+    ],
+)
+def test_the_papers_settings_run_with_only_their_sizes_shrunk(open_run, tiny_images, cls, preset, more):
+    data = tiny_images(classes=2, channels=3, size=64 if "imagenet" in preset else 32, each=6)
+    made = distil(open_run, build(cls, {**SHRUNK, **more}, preset=preset), data)
+    assert torch.isfinite(made.images).all()
+    assert torch.isfinite(made.targets).all()
+
+
+def test_the_networks_of_the_papers_double_their_channels():
+    assert FeatureRegression().net.widths == (128, 256, 512)
+    assert build(SelfSupervisedTransfer, preset="tiny-imagenet").net.widths == (64, 128, 256, 512)
+    assert SelfSupervisedTransfer().net.norm == FeatureRegression().net.norm == "batch"

@@ -76,6 +76,11 @@ def snippet(kind: str, folder: str) -> str:
             f"import attar\n\ndistilled = attar.load({folder!r})\n"
             "images, labels = distilled.images, distilled.labels   # normalised, as networks see them"
         )
+    if kind == "targeted-set":
+        return (
+            f"import attar\n\npairs = attar.load({folder!r})\n"
+            "images, targets = pairs.images, pairs.targets   # normalised, and the numbers that networks learn to give"
+        )
     if kind == "selection":
         return (
             f"import attar\n\nselection = attar.load({folder!r})\nindices = selection.indices   # of the training split"
@@ -91,9 +96,16 @@ def plain(value: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#!$~" else letter for letter in line)
 
 
+_TAGS = {
+    "distilled-set": "dataset-distillation",
+    "targeted-set": "dataset-distillation",
+    "selection": "coreset",
+}
+
+
 def _front_matter(kind: str, name: str) -> list[str]:
     """Return the YAML head that hubs read; JSON strings are YAML strings."""
-    tags = ["attar", {"distilled-set": "dataset-distillation", "selection": "coreset"}.get(kind, kind)]
+    tags = ["attar", _TAGS.get(kind, kind)]
     return ["---", f"pretty_name: {json.dumps(name)}", f"tags: {json.dumps(tags)}", "---", ""]
 
 
