@@ -232,11 +232,17 @@ def _images(artifact: Any, splits: Splits) -> tuple[DistilledSet, str]:
 
 
 def _baselines(names: Sequence[str], subject: DistilledSet, splits: Splits, seed: int) -> Arms:
-    """Return the arms to compare with: a fresh random subset a network, and all the data."""
+    """Return the arms to compare with: a fresh random subset a network, and all the data.
+
+    Where a set is composed of fewer images than it shows, there are as many random ones as what it stores pays for.
+    """
+    each = subject.ipc
+    if "stored_floats" in subject.hints and subject.labels.dim() == 2:
+        each = -(-_image_bytes(subject) // (4 * subject.images[0].numel() * subject.num_classes))
 
     def random(index: int) -> DistilledSet:
         rng = keys.generator(seed, ("evaluate",), "random subset", (index,))
-        return DistilledSet.from_real(splits.train, subject.ipc, rng)
+        return DistilledSet.from_real(splits.train, each, rng)
 
     known: Arms = {"random": random, "full": lambda index: splits.train}
     for name in names:

@@ -139,7 +139,10 @@ def test_the_command_line_hands_over_a_teacher(pictures, capsys):
 def test_bytes_count_what_labels_and_shared_compensators_take(pictures):
     made = run("infer", pictures)
     held = attar.load(made)
-    row = arms(attar.evaluate(made, **FAST))["distilled"]
+    rows = arms(attar.evaluate(made, **FAST))
+    row = rows["distilled"]
+    real, compensators = held.hints["natural"] * 3, held.hints["compensators"]
+    assert rows["random"]["images"] == 3 * -(-(real + compensators) // 3) < row["images"]  # what the pixels pay for
     assert row["bytes"] == 4 * held.hints["stored_floats"] < held.bytes
     assert row["label_bytes"] == len(held) * 3 * 4
     hello = run("hello", pictures)
