@@ -21,6 +21,7 @@ BORROWED = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "families/data.md": "src/attar/methods/data/README.md",
+    "families/model-vision.md": "src/attar/methods/model/README.md",
 }
 
 
