@@ -144,6 +144,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "nd": OBJECTIVE,
     "bd-kd": {**UNTAUGHT, "peers": [{"kind": "convnet", "depth": 1, "width": 6, "norm": "batch"}] * 2},
+    "kernel-self-distillation": {**UNTAUGHT, "generations": 2, "train.steps": 4},
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
     "random-teachers": {
@@ -160,6 +161,11 @@ TINY: dict[str, dict[str, Any]] = {
         "student": {"patch": 4, "width": 8, "depth": 1, "heads": 2},
         "flat": {"net": {"kind": "convnet", "depth": 1, "width": 4}, "train": {"steps": 4, "batch": 9}},
         "reweight_from": 0.5,
+    },
+    "ferkd": {
+        **{key: value for key, value in OBJECTIVE.items() if key != "train.schedule.warmup"},
+        "passes": 3,
+        "crops": 2,
     },
     "quantized-distillation": {
         **OBJECTIVE,
