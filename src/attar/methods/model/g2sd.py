@@ -135,10 +135,11 @@ class GenericToSpecific:
         """Distil on `unlabelled` images, or the data without their labels, then on the data."""
         many = data if unlabelled is None else unlabelled
         known = run.stage("teacher", self.teaching, data=many) if teacher is None else with_decoder(teacher)
+        tuned: Any = expert
         if expert is None:
             tuning = FineTuning(**{field.name: getattr(self.tuning, field.name) for field in fields(self.tuning)})
-            expert = Teacher.of(run.stage("expert", tuning, data=data, encoder=known))
-        wise = expert.ready(run, data, Teaching())
+            tuned = run.stage("expert", tuning, data=data, encoder=known)
+        wise = Teacher.of(tuned).ready(run, data, Teaching())
         student = run.stage("generic", self.generic, seed=run.seed, data=many, teacher=known)
         pool = "class+distilled" if self.form == "token" else student.net.pool
         net = dataclasses.replace(student.net, pool=pool)
