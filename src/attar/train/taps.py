@@ -148,11 +148,15 @@ class Seen:
         """Return the same forward with the places of one of several that read it."""
         return _Part(self, paths)
 
+    def of(self, images: Tensor) -> Seen:
+        """Return what the same network says of other images, in a forward of its own."""
+        return Seen(self.run, self.module, images, self.paths, whole=not self._shared, frozen=self._frozen)
+
 
 class _Part(Seen):
     def __init__(self, seen: Seen, paths: Sequence[str]) -> None:
         self.run, self.module, self.images, self.paths = seen.run, seen.module, seen.images, tuple(paths)
-        self._seen = seen
+        self._seen, self._shared, self._frozen = seen, seen._shared, seen._frozen
 
     @cached_property
     def _read(self) -> tuple[Tensor, dict[str, Tensor]]:
