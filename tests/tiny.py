@@ -91,7 +91,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "pca": {"ipc": 2, "scorers": 2, "scoring.steps": 5, "scoring.batch": 9, **NET},
     "kip": {"ipc": 1, "steps": 12, "real_batch": 9, "solve_labels": True},
-    "frepo": {"ipc": 1, **REGRESSION},
+    "frepo": {"ipc": 1, "optimizer.lr": 0.01, **REGRESSION},
     "krr-st": {
         "images": 6,
         **REGRESSION,
@@ -129,6 +129,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ickd": OBJECTIVE,
     "cka": OBJECTIVE,
     "reviewkd": {**OBJECTIVE, "widest": 16},
+    "simkd": OBJECTIVE,
     "label-smoothing": UNTAUGHT,
     "tf-kd": UNTAUGHT,
     "ban": {**UNTAUGHT, "generations": 1},
@@ -166,6 +167,15 @@ TINY: dict[str, dict[str, Any]] = {
         **{key: value for key, value in OBJECTIVE.items() if key != "train.schedule.warmup"},
         "passes": 3,
         "crops": 2,
+    },
+    "mtard": {
+        **{key: value for key, value in OBJECTIVE.items() if key != "teacher"},
+        "attack.steps": 2,
+        **{f"clean_{name}": value for name, value in NET.items()},
+        **{f"robust.{name}": value for name, value in NET.items()},
+        "robust.train.steps": 3,
+        "robust.train.batch": 9,
+        "robust.attack.steps": 2,
     },
     "quantized-distillation": {
         **OBJECTIVE,

@@ -102,7 +102,8 @@ class CalibratedLabels:
             return teacher.labels
         module = teacher.ready(run, data, self.teaching)
         told = Student(module, None, data.channels, data.size, data.classes)
-        labelling = LabelSamples(passes=self.passes, views=self.views, top_k=self.top_k)
+        kept = None if self.top_k is None else min(self.top_k, data.num_classes)
+        labelling = LabelSamples(passes=self.passes, views=self.views, top_k=kept)
         labels: SoftLabels = run.stage("soft labels", labelling, teacher=told, data=data)
         return labels
 
