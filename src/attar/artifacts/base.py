@@ -118,6 +118,7 @@ KINDS = {
     "encoder": "attar.artifacts.autoencoder:Encoder",
     "projected-set": "attar.artifacts.projected:ProjectedSet",
     "quantized-student": "attar.artifacts.quantized:QuantizedStudent",
+    "reused-head-student": "attar.artifacts.reused:ReusedHeadStudent",
     "soft-labels": "attar.artifacts.soft_labels:SoftLabels",
     "selection": "attar.artifacts.selection:Selection",
     "student": "attar.artifacts.student:Student",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from attar import ledger, losses, nets
-from attar.artifacts import Student
+from attar.artifacts import Student, load
+from attar.artifacts.reused import ReusedHead, ReusedHeadStudent
 from attar.data import Images
 from attar.errors import RecipeError
 from attar.methods.model.crd import ContrastiveKD
@@ -395,3 +397,56 @@ def test_sums_of_them_train_and_leave_the_student_alone(data, teacher, tmp_path)
     with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
         student = made(run, data=data, teacher=teacher)
     assert set(student.tensors()) == set(nets.fresh(NET, data, torch.Generator()).state_dict())
+
+
+def test_simkd_answers_through_the_teachers_own_head(data, teacher, tmp_path):
+    made = objective("simkd")
+    assert (made.weight, made.hard, made.factor) == (1.0, 0.0, 2)
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        student = made(run, data=data, teacher=teacher)
+    module, images = student.module, data.normalised(torch.arange(5))
+    assert torch.equal(module.head.weight, teacher.module.head.weight)
+    maps = module.stages[1](module.pools[0](module.stages[0](images)))
+    assert (maps.shape[1:], module.places) == ((4, 4, 4), (2, 2))
+    projected = module.projector(nn.functional.adaptive_avg_pool2d(maps, 2))
+    torch.testing.assert_close(module(images), teacher.module.head(teacher.module.pools[-1](projected).flatten(1)))
+    assert [layer.weight.shape for layer in module.projector if isinstance(layer, nn.Conv2d)] == [
+        (3, 4, 1, 1),
+        (3, 3, 3, 3),
+        (6, 3, 1, 1),
+    ]
+    again = load(student.save(tmp_path / "kept"))
+    assert isinstance(again, ReusedHeadStudent)
+    torch.testing.assert_close(again.module(images), module(images))
+    assert not any(p.requires_grad for p in (*again.module.head.parameters(), *again.module.end.parameters()))
+
+
+def test_simkd_compares_the_projected_map_with_the_teachers_last(data, teacher, tmp_path):
+    made = objective("simkd")
+    seen = []
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        network = nets.fresh(NET, data, run.rng("student"))
+        module = ReusedHead(network, copy.deepcopy(teacher.module), channels=1, size=8, factor=2).train()
+        lessons = _Lessons(run, made, data, Teacher.of(teacher), module)
+        batch, own, told = lessons.step(0, nn.Module())
+        seen = list(made.terms(nn.Module(), Progress(0, 9, 1), own, told, batch))
+    wanted = teacher.module.features(batch.images)[0][-1]
+    torch.testing.assert_close(seen[0].loss, (own.at("projector") - wanted).square().mean())
+    assert not module.end.training
+    assert module.projector.training
+    # a perfect projection gives the teacher's answers
+    module.projector = nn.Identity()
+    module.stages, module.pools = teacher.module.stages, teacher.module.pools
+    torch.testing.assert_close(module.eval()(batch.images), teacher.module(batch.images))
+
+
+def test_simkd_says_what_it_cannot_take(data, teacher, tmp_path):
+    made = objective("simkd")
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        for wrong in (teacher.module, [teacher, teacher]):
+            with pytest.raises(RecipeError, match="one teacher that a spec builds"):
+                made(run, data=data, teacher=wrong)
+        with pytest.raises(RecipeError, match="no part of a sum"):
+            TrainStudent(student=NET, train=TRAIN, objective="kd+simkd")(run, data=data, teacher=teacher)
+    with pytest.raises(RecipeError, match="not made of stages"):
+        ReusedHead(nn.Linear(2, 2), teacher.module, channels=1, size=8, factor=2)
