@@ -170,6 +170,8 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "mtard": {
         **{key: value for key, value in OBJECTIVE.items() if key != "teacher"},
+        "student.kind": "convnet",
+        "student.norm": "batch",
         "attack.steps": 2,
         **{f"clean_{name}": value for name, value in NET.items()},
         **{f"robust.{name}": value for name, value in NET.items()},
