@@ -49,7 +49,7 @@ def test_every_arm_runs_and_arms_of_one_budget_spend_alike(id, tmp_path):
     for contrast in (*cls.contrasts(), *cls.secondary):
         for arm in filter(None, (contrast.method, contrast.baseline)):
             assert contrast.metric in found[arm], contrast
-    for contrast in cls.contrasts():
+    for contrast in (contrast for contrast in cls.contrasts() if contrast.baseline is not None):
         assert costs[contrast.method] <= 1.05 * costs[contrast.baseline], contrast
     assert min(costs.values()) > 0
 

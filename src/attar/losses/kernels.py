@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attar.losses.numerics import positive
+
 EDGE = 1e-12  # correlations this near to ±1 count as such: the angle has no derivative there
 
 
@@ -110,3 +112,8 @@ def _pooled(covariances: Tensor) -> Tensor:
     cut = covariances[..., :height, :width, :height, :width]
     blocks = cut.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).unflatten(-5, (-1, 2)).unflatten(-7, (-1, 2))
     return blocks.mean((-1, -3, -5, -7))
+
+
+def gaussian_kernel(a: Tensor, b: Tensor, gamma: float) -> Tensor:
+    """Return exp(−γ ‖a_i − b_j‖²) `[m, n]` of points `[m, d]` and `[n, d]`, in float64; `gamma` is above 0."""
+    return torch.exp(-positive(gamma, "gamma") * torch.cdist(a.double(), b.double()).square())
