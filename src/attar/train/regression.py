@@ -16,9 +16,7 @@ def regression_loss(module: nn.Module, images: Tensor, targets: Tensor) -> Tenso
 
 
 class TargetSource(TensorSource):
-    """Images in the space networks see, with targets `[N, d]` in the place of labels."""
-
-    loss = staticmethod(regression_loss)  # what `train.evaluation` trains on
+    """Images in the space networks see, with targets `[N, d]` in the place of labels: for `regression_loss`."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class FeatureRegression:
         "small": {
             "steps": 600,
             "real_batch": 256,
-            "optimizer": {"kind": "adam", "lr": 0.01},
+            "optimizer": {"kind": "adam", "lr": 0.03},
             "net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
             "pool": {"size": 5, "max_age": 50, "optimizer": {"lr": 0.003}},
         },
