@@ -75,7 +75,7 @@ def _references(tables: Sequence[Sequence[Arm]]) -> list[Arm]:
         for arm in arms:
             if arm.name in REFERENCES:
                 found.setdefault(arm.name, arm)
-    return list(found.values())
+    return [replace(arm, name=f"{name} (baseline)") for name, arm in found.items()]
 
 
 def _chosen_from(run: RunFolder) -> Any:

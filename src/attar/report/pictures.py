@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attar.data.images import Images
     from attar.data.sources import Splits
 
+PICTURED = ("distilled-set", "projected-set", "targeted-set", "selection")  # kinds of artifacts
 CLASSES_SHOWN = 20
 MADE_SHOWN = 20  # of a class
 REAL_SHOWN = {1: 10, 3: 5}  # of a class, by channels: colour is three times the bytes
@@ -55,7 +56,7 @@ def gallery(artifact: Mapping[str, Any], folder: Path, data: Images | Splits | N
         AttarError: the artifact is damaged, or a selection was not made from `data`.
     """
     real: Images | None = getattr(data, "train", data)  # type: ignore[arg-type]  # the data layer loads torch
-    made = _made(folder, real) if artifact.get("kind") in ("distilled-set", "selection") else None
+    made = _made(folder, real) if artifact.get("kind") in PICTURED else None
     if made is None or made[0].shape[1] not in (1, 3):
         return None
     images, labels, names = made
