@@ -67,7 +67,7 @@ TINY: dict[str, dict[str, Any]] = {
     "dsa": GRADIENTS,
     "dm": {"ipc": 2, "steps": 12, "real_batch": 4, **NET},
     "fyi": {f"base.{name}": value for name, value in {"ipc": 2, "steps": 12, "real_batch": 4, **NET}.items()},
-    "datadam": {"ipc": 2, "steps": 12, "real_batch": 4, **NET, "net.depth": 2},
+    "datadam": {"ipc": 2, "steps": 12, "real_batch": 4, **NET, "net.depth": 2, "optimizer.lr": 1.0},
     "dcc": {**GRADIENTS, "warmup_networks": 1},
     "mtt": TRAJECTORIES,
     "tesla": TRAJECTORIES,
