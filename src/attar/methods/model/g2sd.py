@@ -18,7 +18,14 @@ from attar.data import Images
 from attar.data.soft_labels.views import Views
 from attar.methods.model.finetune import SMALL, FineTuning, Tuning
 from attar.methods.model.mae import MaskedAutoencoding
-from attar.methods.model.masked.pretraining import Pretraining, Taught, last_places, same_places, with_decoder
+from attar.methods.model.masked.pretraining import (
+    Pretraining,
+    Taught,
+    encoder_of,
+    last_places,
+    same_places,
+    with_decoder,
+)
 from attar.nets.masked import Decoder, MaskedAutoencoder, Masking, continued
 from attar.nets.token_specs import ViT
 from attar.nets.tokens import EPSILON, TokenNetwork
@@ -131,18 +138,26 @@ class GenericToSpecific:
         teacher: Student | None = None,
         expert: Teacher | None = None,
         unlabelled: Images | None = None,
+        start: Student | None = None,
     ) -> Student:
-        """Distil on `unlabelled` images, or the data without their labels, then on the data."""
+        """Distil on `unlabelled` images, or the data without their labels, then on the data.
+
+        An encoder given as `start` stands in for what the generic stage would give.
+        """
         many = data if unlabelled is None else unlabelled
-        known = run.stage("teacher", self.teaching, data=many) if teacher is None else with_decoder(teacher)
+        known: Any = teacher
         tuned: Any = expert
+        student: Any = start
+        if teacher is None and (expert is None or start is None):
+            known = run.stage("teacher", self.teaching, data=many)
+        if start is None:
+            student = run.stage("generic", self.generic, seed=run.seed, data=many, teacher=with_decoder(known))
         if expert is None:
             tuning = FineTuning(**{field.name: getattr(self.tuning, field.name) for field in fields(self.tuning)})
             tuned = run.stage("expert", tuning, data=data, encoder=known)
+        _, own = encoder_of(student, data)
         wise = Teacher.of(tuned).ready(run, data, Teaching())
-        student = run.stage("generic", self.generic, seed=run.seed, data=many, teacher=known)
-        pool = "class+distilled" if self.form == "token" else student.net.pool
-        net = dataclasses.replace(student.net, pool=pool)
+        net = dataclasses.replace(own, pool="class+distilled") if self.form == "token" else own
         module = continued(student.module, net, data, run.rng("head")).to(run.device)
         offset = nn.Parameter(torch.zeros(data.num_classes, device=run.device))
 
