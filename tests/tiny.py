@@ -129,6 +129,9 @@ TINY: dict[str, dict[str, Any]] = {
     "ickd": OBJECTIVE,
     "cka": OBJECTIVE,
     "reviewkd": {**OBJECTIVE, "widest": 16},
+    "ab": OBJECTIVE,
+    "ft": OBJECTIVE,
+    "fsp": {**OBJECTIVE, "student.depth": 2, "student.width": 128, "train.steps": 4},
     "simkd": OBJECTIVE,
     "label-smoothing": UNTAUGHT,
     "tf-kd": UNTAUGHT,
@@ -146,6 +149,7 @@ TINY: dict[str, dict[str, Any]] = {
     "nd": OBJECTIVE,
     "bd-kd": {**UNTAUGHT, "peers": [{"kind": "convnet", "depth": 1, "width": 6, "norm": "batch"}] * 2},
     "kernel-self-distillation": {**UNTAUGHT, "generations": 2, "train.steps": 4},
+    "ofa-kd": {**OBJECTIVE, "student.depth": 2},
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
     "random-teachers": {

@@ -19,7 +19,7 @@ from attar.nets import ConvNet, DoublingConvNet, Net
 from attar.run import SGD, Cosine, Run
 from attar.train.objective import Objective, StudentTraining
 from attar.train.teacher import Teacher, Teaching
-from attar.train.training import predict
+from attar.train.training import Training, predict
 
 SEEN = 24_000  # images that the teacher is trained on
 LABELLED = 100  # images of each class that students have, with labels
@@ -65,12 +65,21 @@ class VisionClaim(Claim):
         labelled = seen.subset(seen.choose_per_class(each, run.rng("labelled")))
         return Shares(seen, labelled, data.subset(order[count:]))
 
-    def teacher(self, run: Run, seen: Images, net: Net | None = None, *, name: str = "teacher") -> Student:
-        """Return a network trained on the images it may see, in a stage that arms, seeds and claims share."""
+    def teacher(
+        self, run: Run, seen: Images, net: Net | None = None, *, name: str = "teacher", training: Training | None = None
+    ) -> Student:
+        """Return a network trained on the images it may see, in a stage that arms, seeds and claims share.
+
+        `training` stands in for `teaching`, for networks that SGD does not train well.
+        """
         teaching = dataclasses.replace(self.teaching, epochs=1, batch=200) if self.quick else self.teaching
         data = seen.subset(torch.arange(min(len(seen), 1000))) if self.quick else seen
-        made: Student = run.stage(name, teaching.method(net or self.teacher_net), data=data)
-        passes = teaching.epochs * len(data)
+        method = teaching.method(net or self.teacher_net)
+        if training is not None:
+            shorter = dataclasses.replace(training, steps=3) if self.quick else training
+            method = dataclasses.replace(method, training=shorter)
+        made: Student = run.stage(name, method, data=data)
+        passes = method.training.total(len(data)) * min(method.training.batch, len(data))
         self.meter.add(forward=passes, backward=passes)
         return made
 
