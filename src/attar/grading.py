@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from attar import data as sources
-from attar import files, metrics
+from attar import files, metrics, nets
 from attar.artifacts import Student
+from attar.artifacts.autoencoder import Encoder
 from attar.data import Splits
 from attar.errors import AttarError
 from attar.nets import count_parameters
+from attar.nets.masked import MeanFeatures
+from attar.train.probe import neighbour_accuracy
+from attar.train.regression import Shape
 from attar.train.teacher import Teacher
 from attar.train.training import predict
+from attar.train.transfer import probed
+
+PROBED = 10_000  # labelled images that a probe is fitted on, at most
 
 
 def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = None) -> dict[str, Any]:
     """Return accuracy, negative log-likelihood (nats) and calibration error of a student on the test set.
+
+    Of an encoder that saw no labels: what its frozen features say, read with at most 10,000 labelled images.
 
     Args:
         student: what is graded.
@@ -34,6 +44,9 @@ def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = Non
     if where is None or isinstance(where, dict):
         raise AttarError("nothing says which data this network was trained for; name it, such as data=fashion-mnist")
     splits = sources.resolve(where)
+    if isinstance(student, Encoder):
+        arms = list(_probes(student, splits))
+        return {"protocol": {}, "data": splits.train.source, "note": splits.note, "arms": arms, "cross": []}
     arms = [_row("student", student, splits)]
     teaching = given.get("teacher") if teacher is None else teacher
     if isinstance(teaching, str) and not Path(teaching).exists():
@@ -43,6 +56,35 @@ def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = Non
         if isinstance(member, Student):
             arms.append(_row("teacher" if len(members) == 1 else f"teacher {number}", member, splits))
     return {"protocol": {}, "data": splits.train.source, "note": splits.note, "arms": arms, "cross": []}
+
+
+def _probes(encoder: Encoder, splits: Splits) -> Iterator[dict[str, Any]]:
+    """Yield what frozen features say of the classes, by logistic regression and by neighbours; then untrained ones.
+
+    Raises:
+        AttarError: the data have images of another shape.
+    """
+    if (encoder.channels, encoder.size) != (splits.test.channels, splits.test.size):
+        raise AttarError(
+            f"this encoder reads {encoder.channels}×{encoder.size}×{encoder.size} images, {splits.test.source} has "
+            f"{splits.test.channels}×{splits.test.size}×{splits.test.size}; name data of that shape"
+        )
+    each = max(1, PROBED // splits.train.num_classes)
+    few = min(each, *(len(members) for members in splits.train.by_class))
+    known = splits.train.subset(splits.train.choose_per_class(few, torch.Generator().manual_seed(0)))
+    fresh = nets.fresh(encoder.net, Shape(encoder.channels, encoder.size, 1), torch.Generator().manual_seed(0))
+    for name, module in (("encoder", encoder.module), ("untrained", fresh)):
+        features: Any = MeanFeatures(module).eval()
+        for suffix, score in (("linear probe", probed), ("20 neighbours", neighbour_accuracy)):
+            accuracy = score(features, known, splits.test)
+            yield {
+                "name": f"{name}, {suffix}",
+                "accuracy": accuracy,
+                "accuracies": [accuracy],
+                "images": len(known),
+                "parameters": nets.count_parameters(module),
+                "bytes": encoder.bytes,
+            }
 
 
 def _row(name: str, student: Student, splits: Splits) -> dict[str, Any]:

@@ -45,3 +45,15 @@ def test_a_student_without_data_or_with_other_data_is_refused(run):
         api.evaluate(result.artifact)
     with pytest.raises(AttarError, match="8×8"):
         api.evaluate(result.artifact, data="digits")
+
+
+def test_an_encoder_is_probed_beside_an_untrained_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    data = tiny.write_data(tmp_path / "data.npz")
+    result = api.run_result("mae", **tiny.settings("mae"), data=data, out=str(tmp_path / "run"))
+    outcome = api.evaluate(result.folder)
+    names = [arm["name"] for arm in outcome["arms"]]
+    assert names == [f"{who}, {how}" for who in ("encoder", "untrained") for how in ("linear probe", "20 neighbours")]
+    assert all(0 <= arm["accuracy"] <= 1 for arm in outcome["arms"])
+    assert "linear probe on its frozen features" in (result.folder / "report.html").read_text()
+    assert "embed(images)" in (result.folder / "artifact" / "README.md").read_text()

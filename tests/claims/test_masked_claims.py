@@ -7,9 +7,9 @@ from attar import ledger
 from attar.claims.claim import check, trials
 from attar.claims.dmjd import CHANGES
 from attar.claims.jobs import Job, run_arm
-from attar.claims.masked import MaskedClaim, MeanFeatures
+from attar.claims.masked import MaskedClaim
 from attar.nets import ViT
-from attar.nets.masked import Decoder, fresh_autoencoder
+from attar.nets.masked import Decoder, MeanFeatures, fresh_autoencoder
 from attar.train.regression import Shape
 
 IDS = ("dmae", "dmjd", "g2sd")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attar.artifacts.autoencoder import Autoencoder
 from attar.claims.claim import Claim, Trial
@@ -15,7 +15,7 @@ from attar.data.soft_labels.views import Views
 from attar.data.sources import Splits
 from attar.methods.model.mae import MaskedAutoencoding
 from attar.methods.model.masked.pretraining import Pretraining
-from attar.nets.masked import Decoder, encode, last_norm, transformer
+from attar.nets.masked import Decoder, MeanFeatures
 from attar.nets.token_specs import ViT
 from attar.run import AdamW, Run
 from attar.train.probe import neighbour_accuracy
@@ -103,16 +103,3 @@ class MaskedClaim(Claim):
         test = splits.test.subset(torch.arange(100)) if self.quick else splits.test
         self.meter.add(forward=2 * (len(few) + len(test)))
         return {"accuracy": probed(features, few, test), "neighbours": neighbour_accuracy(features, few, test)}
-
-
-class MeanFeatures(nn.Module):
-    """A transformer whose embedding is the mean of all its tokens, whatever its head reads."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = transformer(encoder)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the features `[n, width]`."""
-        tokens: Tensor = last_norm(self.encoder)(encode(self.encoder, images))
-        return tokens.mean(1)

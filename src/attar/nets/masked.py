@@ -211,6 +211,19 @@ def continued(encoder: nn.Module, net: ViT, like: ImageShape, rng: torch.Generat
     return made
 
 
+class MeanFeatures(nn.Module):
+    """A transformer whose embedding is the mean of all its tokens, whatever its head reads."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = transformer(encoder)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the features `[n, width]`."""
+        tokens: Tensor = last_norm(self.encoder)(encode(self.encoder, images))
+        return tokens.mean(1)
+
+
 def transformer(module: nn.Module) -> TokenNetwork:
     """Return a network whose blocks are a transformer's, so that it may read any part of the places.
 

@@ -85,6 +85,8 @@ def snippet(kind: str, folder: str) -> str:
         return (
             f"import attar\n\nselection = attar.load({folder!r})\nindices = selection.indices   # of the training split"
         )
+    if kind in ("encoder", "autoencoder"):
+        return f"import attar\n\nencoder = attar.load({folder!r}).module   # encoder.embed(images): features"
     if kind == "student":
         return f"import attar\n\nnetwork = attar.load({folder!r}).module   # a torch.nn.Module"
     return first.rstrip()

@@ -112,6 +112,12 @@ def headline(arms: Sequence[Arm], kind: str) -> str:
         return (
             f"The student reaches {percent(arms[0].accuracy)} test accuracy{', against ' + others if others else ''}."
         )
+    if kind in ("encoder", "autoencoder"):
+        frozen = {arm.name: percent(arm.accuracy) for arm in arms}
+        return (
+            f"A linear probe on its frozen features reaches {frozen.get('encoder, linear probe', '–')} test accuracy, "
+            f"against {frozen.get('untrained, linear probe', '–')} on those of an untrained network."
+        )
     by_name = {arm.name: arm for arm in arms}
     made = next((arm for arm in arms if arm.name not in ("random", "full")), None)
     random, full = by_name.get("random"), by_name.get("full")
