@@ -183,6 +183,16 @@ TINY: dict[str, dict[str, Any]] = {
         "robust.train.batch": 9,
         "robust.attack.steps": 2,
     },
+    "diswot": {
+        "teacher": "staged-resnet",
+        "space": {"depths": [1, 2], "widths": [[4, 6], [64]]},
+        "evaluations": 5,
+        "population": 3,
+        "tournament": 2,
+        "draws": 1,
+        "batch": 9,
+        **{f"distillation.{name}": OBJECTIVE[name] for name in OBJECTIVE if name.startswith(("teaching", "train"))},
+    },
     "quantized-distillation": {
         **OBJECTIVE,
         "train.schedule.warmup": 0,

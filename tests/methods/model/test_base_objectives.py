@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,15 @@ DEFAULTS: dict[str, tuple[float, float, dict[str, float]]] = {
     "ickd": (2.5, 1.0, {}),
     "cka": (1.0, 1.0, {}),
     "reviewkd": (1.0, 1.0, {"warmup_epochs": 20, "widest": 512}),
+    "ab": (3e-3, 1.0, {"margin": 1.0, "initial": 0.125}),
+    "ft": (200.0, 1.0, {"rate": 0.5, "initial": 0.125}),
+    "fsp": (50.0, 1.0, {"initial": 0.125}),
     "label-smoothing": (1.0, 0.0, {"smoothing": 0.1}),
     "tf-kd": (0.1, 0.9, {"correct": 0.99, "temperature": 20.0}),
     "ban": (1.0, 1.0, {"temperature": 1.0, "generations": 3}),
 }
+# what some need at this size
+FIELDS: dict[str, dict[str, Any]] = {"crd": {"negatives": 40}, "fsp": {"student": ConvNet(depth=2, width=6)}}
 
 
 @pytest.fixture
@@ -124,7 +130,7 @@ def test_the_defaults_are_those_of_the_benchmark(id):
 @pytest.mark.parametrize("id", DEFAULTS)
 def test_each_brings_the_student_nearer_to_what_it_asks(id, data, teacher, tmp_path):
     """Sixty small steps on one batch without labels lower the term."""
-    found = Lesson(objective(id, **({"negatives": 40} if id == "crd" else {})), data, teacher, tmp_path / "run")
+    found = Lesson(objective(id, **FIELDS.get(id, {})), data, teacher, tmp_path / "run")
     parameters = [*found.module.parameters(), *found.state.parameters()]
     optimizer = torch.optim.Adam(parameters, 0.01)
     before = found.value.item()
@@ -450,3 +456,62 @@ def test_simkd_says_what_it_cannot_take(data, teacher, tmp_path):
             TrainStudent(student=NET, train=TRAIN, objective="kd+simkd")(run, data=data, teacher=teacher)
     with pytest.raises(RecipeError, match="not made of stages"):
         ReusedHead(nn.Linear(2, 2), teacher.module, channels=1, size=8, factor=2)
+
+
+def test_boundaries_are_crossed_on_the_teachers_side(lesson):
+    found = lesson("ab", margin=0.5)
+    mine, theirs = (side.before_activation(found.batch.images)[0] for side in (found.module, found.teacher.module))
+    expected = 0.0
+    for number, (own, told) in enumerate(zip(mine, theirs[1:], strict=True)):
+        sides = found.state[number](own), told
+        size = min(side.shape[-1] for side in sides)
+        s, t = (nn.functional.adaptive_avg_pool2d(side, size) for side in sides)
+        short = torch.where(t > 0, 0.5 - s, 0.5 + s).clamp_min(0)
+        expected += 0.5 ** (1 - number) * short.square().sum((1, 2, 3)).mean()
+    torch.testing.assert_close(found.value, expected)
+
+
+def test_the_flow_is_between_consecutive_stages(lesson):
+    found = lesson("fsp", student=ConvNet(depth=3, width=6), pairs=[f"stages.{k}=stages.{k}" for k in range(3)])
+    mine, theirs = (side.features(found.batch.images)[0] for side in (found.module, found.teacher.module))
+
+    def flow(first, second):
+        first = nn.functional.adaptive_avg_pool2d(first, second.shape[-1])
+        return torch.einsum("nchw,ndhw->ncd", first, second) / second.shape[-1] ** 2
+
+    expected = sum((flow(mine[k], mine[k + 1]) - flow(theirs[k], theirs[k + 1])).square().mean() for k in range(2))
+    torch.testing.assert_close(found.value, expected)
+    with pytest.raises(RecipeError, match="4 and 6, 4 and 6"):
+        lesson("fsp")
+    with pytest.raises(RecipeError, match="two places"):
+        lesson("fsp", student=ConvNet(depth=1, width=6))
+
+
+def test_the_factors_are_those_of_a_trained_paraphraser(data, teacher, tmp_path):
+    train = StudentTraining(steps=800, batch=24, augment="none", optimizer=SGD(lr=0.1))
+    found = Lesson(objective("ft", train=train), data, teacher, tmp_path / "run")
+    log = [record["paraphraser/loss"] for record in read_log(tmp_path / "run" / "metrics.jsonl")]
+    assert len(log) == 100  # an eighth of the steps
+    assert log[-1] < 0.8 * log[0]
+    ((mine, theirs),) = found.pairs()
+    assert found.student.paths == ("stage:-1",)
+    factors = found.state.translators[0](mine), found.state.encoders[0](theirs)
+    assert [factor.shape[1] for factor in factors] == [3, 3]  # half of the teacher's six
+    torch.testing.assert_close(found.value, losses.factor_distance(*factors))
+    assert not any(p.requires_grad for p in found.state.encoders.parameters())
+    assert all(p.requires_grad for p in found.state.translators.parameters())
+
+
+@pytest.mark.parametrize("id", ["ab", "fsp"])
+def test_features_come_first_and_labels_alone_behind(id, data, teacher, tmp_path):
+    train = dataclasses.replace(TRAIN, steps=16)
+    made = objective(id, **{**FIELDS.get(id, {}), "train": train})
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        student = made(run, data=data, teacher=teacher)
+    records = read_log(tmp_path / "run" / "metrics.jsonl")
+    first = [record for record in records if record["loop"] == "distil, features"]
+    second = [record for record in records if record["loop"] == "distil"]
+    assert (len(first), len(second)) == (2, 16)
+    assert not any("labels" in name for record in first for name in record)
+    assert {name for record in second for name in record if "/" in name} == {"student/labels"}
+    assert set(student.tensors()) == set(nets.fresh(made.student, data, torch.Generator()).state_dict())
