@@ -110,6 +110,8 @@ class Objective:
         }
     }
 
+    foreign: ClassVar[bool] = False  # whether the teacher may have other classes, since its features alone are read
+
     student: Net = ConvNet(depth=3, width=32, norm="batch")  # the network to be trained
     train: StudentTraining = StudentTraining()
     teaching: Teaching = Teaching()  # of a teacher that is named as a network
@@ -206,7 +208,7 @@ class _Lessons:
                 raise RecipeError("stored labels belong to the views they were made of; train with train.augment=none")
             self.source, self.labels = teacher.labels.source_of(data), data.labels
         elif teacher.members:
-            self.teacher = teacher.ready(run, data, objective.teaching)
+            self.teacher = teacher.ready(run, data, objective.teaching, foreign=objective.foreign)
         self.paths = objective.taps(student, self.teacher)
         self.setting = self._look(data)
         self.order = Order(self.source, objective.train, run.rng)

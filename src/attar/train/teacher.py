@@ -93,22 +93,26 @@ class Teacher:
             return self.labels.fingerprint
         return digest([_fingerprint(member) for member in self.members])
 
-    def ready(self, run: Run, data: Images, teaching: Teaching) -> nn.Module:
+    def ready(self, run: Run, data: Images, teaching: Teaching, *, foreign: bool = False) -> nn.Module:
         """Train what is yet to be trained, and return one frozen module in evaluation mode.
+
+        A `foreign` teacher may tell other things apart than the data's classes: its features alone are read.
 
         Raises:
             AttarError: a member tells other classes apart than the data has.
         """
-        modules = [self._member(run, data, teaching, number) for number in range(len(self.members))]
+        modules = [self._member(run, data, teaching, number, foreign) for number in range(len(self.members))]
         made = modules[0] if len(modules) == 1 else Ensemble(modules)
         return made.to(run.device).eval().requires_grad_(False)
 
-    def _member(self, run: Run, data: Images, teaching: Teaching, number: int) -> nn.Module:
+    def _member(self, run: Run, data: Images, teaching: Teaching, number: int, foreign: bool) -> nn.Module:
         member = self.members[number]
         if not isinstance(member, Student | nn.Module):
             seed = None if len(self.members) == 1 else run.copy * len(self.members) + number
             member = run.stage(f"teacher {number + 1}", teaching.method(member), seed=seed, data=data)
         module = member.module if isinstance(member, Student) else member
+        if foreign:
+            return module
         with torch.no_grad():
             told = _logits(module.eval(), data.normalised(torch.arange(2)))
         if told.dim() != 2 or told.shape[1] != data.num_classes:
