@@ -110,6 +110,16 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "dmae": {**MASKED, **TEACHING},
     "dmjd": {**MASKED, "block": 1},
+    "hybrid-distill": {
+        **{name: value for name, value in MASKED.items() if not name.startswith("decoder.")},
+        **TEACHING,
+        "relation_heads": 2,
+        **{f"contrasting.{name}": value for name, value in MASKED.items() if name.startswith("net.")},
+        "contrasting.dimensions": 4,
+        "contrasting.projector": 8,
+        "contrasting.training.steps": 4,
+        "contrasting.training.batch": 9,
+    },
     "g2sd": {
         **TEACHING,
         **{f"generic.{name}": value for name, value in MASKED.items()},
@@ -150,6 +160,7 @@ TINY: dict[str, dict[str, Any]] = {
     "bd-kd": {**UNTAUGHT, "peers": [{"kind": "convnet", "depth": 1, "width": 6, "norm": "batch"}] * 2},
     "kernel-self-distillation": {**UNTAUGHT, "generations": 2, "train.steps": 4},
     "ofa-kd": {**OBJECTIVE, "student.depth": 2},
+    "talking-models": {**OBJECTIVE, "hidden": 8, "message": 4},
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
     "random-teachers": {

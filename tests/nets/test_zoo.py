@@ -12,6 +12,7 @@ from attar.nets import NETS
 from attar.spec import build, spec
 
 SMALL = {
+    "staged": nets.StagedResNet(blocks=(1, 2), widths=(4, 8)),
     "cifar-resnet": nets.CifarResNet(depth=8),
     "wrn": nets.WideResNet(depth=10, multiplier=1),
     "wrn-wide": nets.WideResNet(depth=16, multiplier=2),

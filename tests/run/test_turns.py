@@ -84,6 +84,7 @@ SMALL = [
     nets.VGG11(width=8),
     nets.ResNet18(width=8),
     nets.CifarResNet(depth=8),
+    nets.StagedResNet(blocks=(1, 2), widths=(4, 8)),
     nets.WideResNet(depth=10, multiplier=1),
     nets.ResNet50(width=4),
     nets.CifarVGG(depth=8, width=8),

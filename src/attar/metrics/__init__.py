@@ -5,6 +5,7 @@ from attar.metrics.ranking import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,
+    kendall_tau,
     label_robust_score,
     rank_correlation,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "expected_calibration_error",
     "hard_label_recovery",
     "improvement_over_random",
+    "kendall_tau",
     "label_robust_score",
     "negative_log_likelihood",
     "rank_correlation",

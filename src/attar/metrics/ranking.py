@@ -81,6 +81,29 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
     return shared / spread if spread else None
 
 
+def kendall_tau(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return Kendall's τ_b in [-1, 1]: pairs in the same order less pairs in the other, over the pairs without ties.
+
+    (n_same − n_other) / √(n_1 n_2), n_1 and n_2 the pairs that differ in one and in the other. None where either has
+    the same value throughout.
+
+    >>> round(kendall_tau([0.1, 0.2, 0.9], [3.0, 5.0, 4.0]), 4)
+    0.3333
+
+    Raises:
+        RecipeError: they are not equally many, or fewer than two.
+    """
+    if len(one) != len(other) or len(one) < 2:
+        raise RecipeError(f"ranks are compared of two or more pairs of values; got {len(one)} and {len(other)} values")
+    order = [
+        ((a > c) - (a < c), (b > d) - (b < d))
+        for number, (a, b) in enumerate(zip(one, other, strict=True))
+        for c, d in zip(one[:number], other[:number], strict=True)
+    ]
+    spread = sum(x != 0 for x, _ in order) * sum(y != 0 for _, y in order)
+    return sum(x * y for x, y in order) / math.sqrt(spread) if spread else None
+
+
 def _ranks(values: Sequence[float]) -> list[float]:
     """Return ranks from 1 up, the mean of them for equal values."""
     return [sum(b < a for b in values) + (sum(b == a for b in values) + 1) / 2 for a in values]

@@ -9,7 +9,16 @@ from attar.nets.known import NETS, Net
 from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
 from attar.nets.token_specs import ConvNeXt, Mixer, Swin, ViT
 from attar.nets.transformers_spec import TransformersNet
-from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
+from attar.nets.zoo_specs import (
+    CifarResNet,
+    CifarVGG,
+    MobileNetV2,
+    ResNet50,
+    ShuffleNetV1,
+    ShuffleNetV2,
+    StagedResNet,
+    WideResNet,
+)
 
 if TYPE_CHECKING:
     from attar.nets.initialise import batch_statistics, count_parameters, freeze, fresh, reset
@@ -34,6 +43,7 @@ __all__ = [
     "ResNet50",
     "ShuffleNetV1",
     "ShuffleNetV2",
+    "StagedResNet",
     "Swin",
     "TransformersNet",
     "ViT",

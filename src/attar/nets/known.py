@@ -14,12 +14,21 @@ from attar.errors import did_you_mean
 from attar.nets.specs import MLP, VGG11, AlexNet, ConvNet, DoublingConvNet, LeNet, ResNet18
 from attar.nets.token_specs import ConvNeXt, Mixer, Swin, ViT
 from attar.nets.transformers_spec import TransformersNet
-from attar.nets.zoo_specs import CifarResNet, CifarVGG, MobileNetV2, ResNet50, ShuffleNetV1, ShuffleNetV2, WideResNet
+from attar.nets.zoo_specs import (
+    CifarResNet,
+    CifarVGG,
+    MobileNetV2,
+    ResNet50,
+    ShuffleNetV1,
+    ShuffleNetV2,
+    StagedResNet,
+    WideResNet,
+)
 from attar.spec import kinds, to_json
 
 _SPECS: tuple[Any, ...] = (
     ConvNet, DoublingConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18,
-    CifarResNet, WideResNet, ResNet50, CifarVGG, MobileNetV2, ShuffleNetV1, ShuffleNetV2,
+    CifarResNet, StagedResNet, WideResNet, ResNet50, CifarVGG, MobileNetV2, ShuffleNetV1, ShuffleNetV2,
     ViT, Swin, Mixer, ConvNeXt, TransformersNet,
 )  # fmt: skip
 _KINDS = tuple(str(net.__pydantic_fields__["kind"].default) for net in _SPECS)
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
         | VGG11
         | ResNet18
         | CifarResNet
+        | StagedResNet
         | WideResNet
         | ResNet50
         | CifarVGG
@@ -80,6 +90,7 @@ NETS: Mapping[str, Net] = MappingProxyType(
         **{f"resnet{depth}": CifarResNet(depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
         **{f"resnet{depth}x4": CifarResNet(depth=depth, multiplier=4) for depth in (8, 32)},
         **{f"wrn-{depth}-{wide}": WideResNet(depth=depth, multiplier=wide) for depth in (16, 40) for wide in (1, 2)},
+        "staged-resnet": StagedResNet(),
         "resnet50": ResNet50(),
         **{f"vgg{depth}": CifarVGG(depth=depth) for depth in (8, 13, 16, 19)},
         "cifar-vgg11": CifarVGG(depth=11),  # vgg11 is the one of data distillation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from attar.nets.network import Network, average_over_places, convolution
-from attar.nets.zoo_specs import CifarResNet, ResNet50, WideResNet
+from attar.nets.zoo_specs import CifarResNet, ResNet50, StagedResNet, WideResNet
 
 
 class ResidualBlock(nn.Module):
@@ -77,6 +77,19 @@ def cifar_resnet(spec: CifarResNet, channels: int, classes: int) -> Network:
         for place in range((spec.depth - 2) // 6):
             blocks.append(basic(inputs, width * spec.multiplier, 2 if number and not place else 1))
             inputs = width * spec.multiplier
+        stages.append(nn.Sequential(*blocks))
+    return Network(stages, [nn.Identity() for _ in stages], average_over_places(), inputs, classes)
+
+
+def staged_resnet(spec: StagedResNet, channels: int, classes: int) -> Network:
+    """Return a stem of the first stage's width and the stages, all but the first halving the map."""
+    stages: list[nn.Module] = []
+    inputs = spec.widths[0]
+    for number, (count, width) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
+        blocks: list[nn.Module] = [] if number else [convolution(channels, inputs)]
+        for place in range(count):
+            blocks.append(basic(inputs, width, 2 if number and not place else 1))
+            inputs = width
         stages.append(nn.Sequential(*blocks))
     return Network(stages, [nn.Identity() for _ in stages], average_over_places(), inputs, classes)
 

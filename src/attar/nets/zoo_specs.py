@@ -53,6 +53,40 @@ class CifarResNet:
 
 
 @spec
+class StagedResNet:
+    """A ResNet for small images whose stages each have their own blocks and channels: what a search varies."""
+
+    kind: Literal["staged-resnet"] = "staged-resnet"
+    blocks: tuple[int, ...] = Field(default=(3, 3, 3), min_length=1, max_length=6)  # of two convolutions, by stage
+    widths: tuple[int, ...] = Field(default=(16, 32, 64), min_length=1, max_length=6)  # channels, by stage
+
+    @model_validator(mode="after")
+    def _stages(self) -> StagedResNet:
+        if len(self.blocks) != len(self.widths):
+            raise ValueError(f"every stage has blocks and a width; got {self.blocks} and {self.widths}")
+        if not all(1 <= count <= 256 for count in self.blocks) or min(self.widths) < 1:
+            raise ValueError("a stage has 1 to 256 blocks and at least one channel")
+        return self
+
+    @property
+    def minimum_size(self) -> int:
+        """Smallest side in pixels."""
+        return 1
+
+    @property
+    def label(self) -> str:
+        """Short printable name."""
+        return f"ResNet {'-'.join(map(str, self.blocks))} w{'-'.join(map(str, self.widths))}"
+
+    def build(self, channels: int, size: int, classes: int) -> Network:
+        """Build the module for images `[n, channels, size, size]`."""
+        from attar.nets import residual
+
+        check_shape(self, channels, size, classes)
+        return residual.staged_resnet(self, channels, classes)
+
+
+@spec
 class WideResNet:
     """A wide ResNet with norm and activation ahead of each convolution (arXiv 1605.07146), without dropout.
 
