@@ -61,6 +61,6 @@ elif [ "$(uname -s)" = Linux ]; then
 fi
 
 echo "setup: installing Attar and its tools (a few minutes the first time)"
-.venv/bin/python -m pip install -qq --constraint constraints.txt ${extra[@]+"${extra[@]}"} --editable ".[assets,hf,dev]"
+.venv/bin/python -m pip install -qq --constraint constraints.txt ${extra[@]+"${extra[@]}"} --editable ".[assets,hf,onnx,dev]"
 digest .venv/bin/python >"$stamp"
 echo "setup: done; .venv/bin/attar is ready"

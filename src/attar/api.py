@@ -160,21 +160,27 @@ def compare(folders: Iterable[str | Path], out: str | Path | None = None) -> dic
 
 
 def export(folder: str | Path, to: str, out: str | Path) -> Path:
-    """Write a run's artifact in another format: `parquet`, `imagefolder` or `npz`.
+    """Write a run's artifact as `parquet`, `imagefolder` or `npz` (images), or as `onnx` or `torch` (networks).
+
+    A student that lies in its run's folder takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
 
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
     """
+    from attar.artifacts import Student, deployed
     from attar.artifacts import export as formats
 
-    if to not in formats.FORMATS:
-        raise RecipeError(
-            f"unknown format '{to}'{did_you_mean(to, formats.FORMATS)} Known: {', '.join(formats.FORMATS)}"
-        )
+    known = [*formats.FORMATS, *deployed.RUNTIMES]
+    if to not in known:
+        raise RecipeError(f"unknown format '{to}'{did_you_mean(to, known)} Known: {', '.join(known)}")
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
     artifact, splits = _artifact(folder, None)
+    if to in deployed.RUNTIMES:
+        if not isinstance(artifact, Student):
+            raise AttarError(f"a {artifact.kind} is no network; export it as {', '.join(formats.FORMATS)}")
+        return deployed.deploy(artifact, to, out, _trained_on(Path(folder)))
     return formats.export(artifact, to, out, splits.train if splits is not None else None)
 
 
@@ -345,6 +351,15 @@ def _artifact(target: Any, data: Any) -> tuple[Any, Any]:
     artifact = load(target) if isinstance(target, str | Path) else target
     given = data if data is not None else getattr(artifact, "source", None)
     return artifact, None if given in {None, "memory"} else sources.resolve(given)
+
+
+def _trained_on(folder: Path) -> Any:
+    """Return the training images that a run's recipe names, if there is one that does."""
+    from attar import data as sources
+
+    recipe = _read(folder, "recipe.json", {})
+    named = (recipe.get("inputs") or {}).get("data")
+    return sources.resolve(named).train if isinstance(named, str) else None
 
 
 def _report(folder: Path, data: Any) -> None:

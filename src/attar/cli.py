@@ -196,7 +196,9 @@ def compare(
 @app.command()
 def export(
     folder: Folder,
-    to: Annotated[str, typer.Option(help="parquet, imagefolder or npz.", show_default=False)],
+    to: Annotated[
+        str, typer.Option(help="Images: parquet, imagefolder, npz. Networks: onnx, torch.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Where to write.", show_default=False)],
     as_json: Json = False,
 ) -> None:
