@@ -94,6 +94,7 @@ TINY: dict[str, dict[str, Any]] = {
     "frepo": {"ipc": 1, "optimizer.lr": 0.01, **REGRESSION},
     "krr-st": {
         "images": 6,
+        "augment": "crop-and-flip",
         **REGRESSION,
         **{f"teaching.{name}": value for name, value in NET.items()},
         "teaching.dimensions": 4,
