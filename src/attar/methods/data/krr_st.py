@@ -42,6 +42,7 @@ class SelfSupervisedTransfer:
             "steps": 500,
             "optimizer": {"lr": 0.01},  # at 1e-4 so few steps move no pixel by more than 0.025
             "real_batch": 256,
+            "augment": "none",  # few small images that must predict shifted and mirrored ones predict plain ones worse
             "net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
             "pool": {"size": 5},
             "teaching": SelfSupervision.presets["small"],
