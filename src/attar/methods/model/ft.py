@@ -62,13 +62,13 @@ class FactorTransfer(ComparesStages):
         order = Order(setting.data, train, run.rng)
         for step in run.loop("paraphrase", steps):
             images, _ = order.batch(step)
-            with torch.no_grad():
-                _, told = read(teacher, images[run.shard(len(images))], paths)
+            with torch.no_grad():  # every process the whole batch: a run that asked for shares once adds gradients up
+                _, told = read(teacher, images, paths)
             gaps = [
-                losses.hint_distance(decode(encode(told[path])), told[path], reduction="sum")
+                losses.hint_distance(decode(encode(told[path])), told[path])
                 for encode, decode, path in zip(*paraphrasers, paths, strict=True)
             ]
-            learner.update(total(gaps) / len(images))
+            learner.update(total(gaps))
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield the distance of the factors."""
