@@ -34,8 +34,8 @@ from benchmarks.workload import against, images
 
 STUDENT = ConvNet(depth=3, width=32, norm="batch")
 TEACHER = ConvNet(depth=3, width=64, norm="batch")
-DEAR = ConvNet(depth=3, width=112, norm="batch")  # its forward pass takes four times the student's, by the clock
-BATCH, STEPS, PASSES = 64, 100, 2
+DEAR = ConvNet(depth=3, width=88, norm="batch")  # its forward pass takes four times the student's, by the clock
+BATCH, STEPS, PASSES = 64, 300, 2
 VIEWS = Views(scale=(0.5, 1.0))
 SHAPE = "28 px, w{} → w32, d3, batch norm"
 
