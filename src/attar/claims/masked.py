@@ -91,9 +91,9 @@ class MaskedClaim(Claim):
         asked = seen if taught else 0
         self.meter.add(updates=updates, examples=seen, teacher_calls=asked, forward=seen + asked, backward=seen)
 
-    def labelled(self, rng: torch.Generator, data: Images) -> Images:
-        """Return equally many labelled images of each class."""
-        each = min(4 if self.quick else LABELLED, *(len(members) for members in data.by_class))
+    def labelled(self, rng: torch.Generator, data: Images, *, share: float = 1.0) -> Images:
+        """Return equally many labelled images of each class, or a share of that number."""
+        each = min(4 if self.quick else round(share * LABELLED), *(len(members) for members in data.by_class))
         return data.subset(data.choose_per_class(each, rng))
 
     def judge(self, run: Run, splits: Splits, encoder: nn.Module) -> dict[str, float]:
