@@ -49,8 +49,8 @@ def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = Non
         return {"protocol": {}, "data": splits.train.source, "note": splits.note, "arms": arms, "cross": []}
     arms = [_row("student", student, splits)]
     teaching = given.get("teacher") if teacher is None else teacher
-    if isinstance(teaching, str) and not Path(teaching).exists():
-        teaching = None  # a network that was trained on the way; its weights are in the cache of stages
+    if not isinstance(teaching, str | Path | Student) or (isinstance(teaching, str) and not Path(teaching).exists()):
+        teaching = None  # none, or trained on the way: its weights are in the cache of stages
     members = Teacher.of(teaching).members if teaching is not None else ()
     for number, member in enumerate(members, 1):
         if isinstance(member, Student):

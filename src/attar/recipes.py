@@ -201,13 +201,22 @@ def _splits(value: Any) -> Any:
 
 
 def _told(value: Any) -> Any:
-    """Return what recipe.json says of an input: the URI or path, or the fingerprint of a Python object."""
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    """Return what recipe.json says of an input: the URI or path, a spec's fields, or an object's fingerprint."""
+    if value is None or isinstance(value, bool | int | float | str | Path):
+        return str(value) if isinstance(value, Path) else value
+    if isinstance(value, list | tuple):
+        return [_told(one) for one in value]
     known = getattr(value, "fingerprint", None) or getattr(getattr(value, "train", None), "fingerprint", None)
-    return {"fingerprint": known} if isinstance(known, str) else {"type": type(value).__name__}
+    if isinstance(known, str):
+        return {"fingerprint": known}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_json(value)
+    told = {"type": type(value).__name__}
+    if callable(weights := getattr(value, "state_dict", None)):  # of a module: not all of one class are the same
+        from attar.artifacts import fingerprint_of
+
+        told["fingerprint"] = fingerprint_of(weights())
+    return told
 
 
 def _whole(name: str, value: Any) -> int:

@@ -11,6 +11,8 @@ import tiny
 from attar import api
 from attar.data import load
 from attar.errors import AttarError
+from attar.nets import ConvNet
+from attar.recipes import make
 
 
 @pytest.fixture
@@ -57,3 +59,16 @@ def test_an_encoder_is_probed_beside_an_untrained_one(tmp_path, monkeypatch):
     assert all(0 <= arm["accuracy"] <= 1 for arm in outcome["arms"])
     assert "linear probe on its frozen features" in (result.folder / "report.html").read_text()
     assert "embed(images)" in (result.folder / "artifact" / "README.md").read_text()
+
+
+def test_another_module_is_another_recipe():
+    def recipe(seed):
+        torch.manual_seed(seed)
+        return make("kd", {"data": "digits", "teacher": torch.nn.Linear(2, 2)}).hash
+
+    assert recipe(0) == recipe(0)
+    assert recipe(0) != recipe(1)
+    assert (
+        make("kd", {"data": "digits", "teacher": ConvNet(width=8)}).hash
+        != make("kd", {"data": "digits", "teacher": ConvNet(width=16)}).hash
+    )
