@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 
 from attar import nets, recipes
 from attar.artifacts import DistilledSet, Selection, Student, load
+from attar.artifacts.aggregated import Aggregated, AggregatedStudent
+from attar.artifacts.quantized import QuantizedStudent
 from attar.artifacts.trajectories import Trajectories
 from attar.errors import AttarError, DamagedFile, RecipeError
 from attar.nets import ConvNet
+from attar.nets.quantisation import Quantised, even_points
 from attar.report.folder import read_folder
 
 few = settings(
@@ -34,15 +37,20 @@ def artifacts(images):
     rng = torch.Generator().manual_seed(0)
     net = ConvNet(depth=1, width=4)
     experts = [torch.rand(3, 5, generator=rng) for _ in range(2)]
+    student = Student(nets.fresh(net, images, rng), net, 1, 8, images.classes)
+    coded = Quantised(even_points(4), 16).coded(student.module.head.weight)
+    joint = net.build(1, 8, 4 * images.num_classes)
     return {
+        "aggregated-student": AggregatedStudent(Aggregated(joint, "turns"), net, 1, 8, images.classes),
         "distilled-set": DistilledSet.from_real(images, 2, rng, protocol="dsa"),
+        "quantized-student": QuantizedStudent.of(student, {"head.weight": coded}),
         "selection": Selection(torch.arange(4), images.fingerprint, "memory", weights=torch.rand(4)),
-        "student": Student(nets.fresh(net, images, rng), net, 1, 8, images.classes),
+        "student": student,
         "trajectories": Trajectories(experts, net, images),
     }
 
 
-KINDS = ["distilled-set", "selection", "student", "trajectories"]
+KINDS = ["aggregated-student", "distilled-set", "quantized-student", "selection", "student", "trajectories"]
 
 
 @pytest.fixture
