@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,6 +45,11 @@ class Network(nn.Module):
             maps.append(stage(x))
             x = pool(maps[-1])
         return maps, self.collapse(x)
+
+    def map_of(self, given: Any) -> Tensor:
+        """Return what a stage gave as the map that `features` hands out."""
+        made: Tensor = given
+        return made
 
     @property
     def activations(self) -> list[str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,11 @@ class TokenNetwork(Network):
     def features(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the places' tokens behind every block as maps `[n, channels, h, w]`, and the embedding."""
         tokens, embedding = super().features(self.patches(x))
-        return [self.patches.map_of(some) for some in tokens], embedding
+        return [self.map_of(some) for some in tokens], embedding
+
+    def map_of(self, given: Any) -> Tensor:
+        """Return the places' tokens `[n, t, channels]` as a map."""
+        return self.patches.map_of(given)
 
 
 class Patches(nn.Module):

@@ -74,10 +74,10 @@ class TransformersNetwork(Network):
 
     def features(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return what every stage gives as a map `[n, channels, h, w]`, and the embedding."""
-        given: list[Tensor] = []
+        given: list[Any] = []
 
         def keep(_: nn.Module, __: Any, output: Any) -> None:
-            given.append(output if isinstance(output, Tensor) else output[0])
+            given.append(output)
 
         handles = [stage.register_forward_hook(keep) for stage in self.stages]
         try:
@@ -85,7 +85,7 @@ class TransformersNetwork(Network):
         finally:
             for handle in handles:
                 handle.remove()
-        return [self._map_of(some) for some in given], embedding
+        return [self.map_of(some) for some in given], embedding
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -143,8 +143,9 @@ class TransformersNetwork(Network):
     def _head_path(self) -> str:
         return next(name for name, layer in self.model.named_modules() if isinstance(layer, _HeadsPlace))
 
-    def _map_of(self, given: Tensor) -> Tensor:
+    def map_of(self, given: Any) -> Tensor:
         """Return tokens `[n, t, channels]` as a map without those ahead of the places; a map as it is."""
+        given = given if isinstance(given, Tensor) else given[0]
         if given.dim() == 4:
             return given
         known = _vision(self.config)

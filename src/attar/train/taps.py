@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import RecipeError, did_you_mean
+from attar.nets import Network
 from attar.run.processes import Processes
 from attar.train.training import Labelled
 
@@ -21,7 +22,8 @@ def place(module: nn.Module, path: str) -> tuple[nn.Module, bool]:
     """Return the submodule that a path names, and whether its input is meant instead of its output.
 
     A path is a submodule's name (`stages.2`), with `:input` behind it for what the submodule reads. `embedding` stands
-    for the input of the last linear layer, and `stage:-1` for the last of a network's `stages`.
+    for the input of the last linear layer, and `stage:-1` for the last of a network's `stages`, whose tokens, where it
+    gives some, are made a map.
 
     Raises:
         RecipeError: there is no such place; the message names the nearest.
@@ -56,6 +58,8 @@ def read(module: nn.Module, images: Tensor, paths: Iterable[str]) -> tuple[Any, 
 
     def keep(path: str, ingoing: bool, layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         found[path] = given[0] if ingoing else output
+        if path.startswith("stage:") and isinstance(module, Network):
+            found[path] = module.map_of(output)
 
     handles = []
     try:

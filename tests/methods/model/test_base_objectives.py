@@ -20,7 +20,7 @@ from attar.methods.model.crd import ContrastiveKD
 from attar.methods.model.places import before_activation, last_norm
 from attar.methods.model.regressors import hint_regressor
 from attar.methods.model.student import TrainStudent
-from attar.nets import CifarResNet, ConvNet
+from attar.nets import CifarResNet, ConvNet, ViT
 from attar.run import SGD, Constant, Plan, Run
 from attar.run.log import read as read_log
 from attar.spec import build, required_inputs
@@ -515,3 +515,24 @@ def test_features_come_first_and_labels_alone_behind(id, data, teacher, tmp_path
     assert not any("labels" in name for record in first for name in record)
     assert {name for record in second for name in record if "/" in name} == {"student/labels"}
     assert set(student.tensors()) == set(nets.fresh(made.student, data, torch.Generator()).state_dict())
+
+
+@pytest.mark.parametrize("id", ["attention", "nst", "vid", "ofd", "ft", "reviewkd", "ickd"])
+def test_tokens_of_a_transformer_are_compared_as_maps(id, data, tmp_path):
+    vit = ViT(patch=2, width=12, depth=2, heads=2)
+    generator = torch.Generator().manual_seed(0)
+    net = ConvNet(depth=2, width=6, norm="batch")
+    teacher = Student(nets.fresh(net, data, generator).eval(), net, 1, 8, data.classes)
+    found = Lesson(objective(id, student=vit), data, teacher, tmp_path / "run")
+    assert found.value.isfinite()
+    mine = found.module.features(found.batch.images)[0]
+    assert torch.equal(found.student.at(found.student.paths[0]), mine[-1 if len(found.student.paths) == 1 else 0])
+    assert mine[0].shape == (8, 12, 4, 4)
+
+
+@pytest.mark.parametrize("id", ["fitnet", "vid", "ofd", "ab", "ft", "fsp", "ickd", "reviewkd"])
+def test_places_that_give_no_maps_are_told_before_the_first_step(id, data, teacher, tmp_path):
+    vit = ViT(patch=2, width=12, depth=2, heads=2)
+    pairs = ("stages.0=stages.1", "stages.1=stages.2")
+    with pytest.raises(RecipeError, match=r"maps .*got \[17, 12\].*pairs="):
+        Lesson(objective(id, student=vit, pairs=pairs), data, teacher, tmp_path / "run")

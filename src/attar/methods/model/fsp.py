@@ -13,6 +13,7 @@ from attar import losses
 from attar.errors import RecipeError
 from attar.methods.model.initial import InitialisesFeatures
 from attar.methods.model.places import compared, total
+from attar.methods.model.regressors import both_maps
 from attar.spec import method
 from attar.train.objective import Batch, Progress, Setting, Term
 from attar.train.taps import Seen
@@ -37,6 +38,8 @@ class SolutionFlow(InitialisesFeatures):
         sizes = self.sizes(setting)
         if len(sizes) < 2:
             raise RecipeError("fsp compares what happens between two stages; name two places or more with pairs")
+        for size in sizes:
+            both_maps(*size)
         if any(mine[0] != theirs[0] for mine, theirs in sizes):
             found = ", ".join(f"{mine[0]} and {theirs[0]}" for mine, theirs in sizes)
             raise RecipeError(

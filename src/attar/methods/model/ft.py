@@ -12,6 +12,7 @@ from torch import nn
 from attar import losses
 from attar.methods.model.initial import shortened
 from attar.methods.model.places import ComparesStages, compared, total
+from attar.methods.model.regressors import both_maps
 from attar.run import SGD, Cosine
 from attar.run.optimizers import Optimizer
 from attar.spec import method
@@ -44,6 +45,7 @@ class FactorTransfer(ComparesStages):
         state = nn.Module()
         translators, encoders, decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for mine, theirs in self.sizes(setting):
+            both_maps(mine, theirs)
             factors = max(1, int(self.rate * theirs[0]))
             translators.append(_encoder(mine[0], factors))
             encoders.append(_encoder(theirs[0], factors))

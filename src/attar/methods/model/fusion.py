@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attar.errors import RecipeError
+
 
 class Fusion(nn.Module):
     """One block: a stage's map, weighed place by place against what the deeper block passed up, and made the teacher's.
@@ -47,10 +49,19 @@ class FusionChain(nn.Module):
         student: shapes of one sample at each level, shallow to deep; a vector is a map of one pixel.
         teacher: those of the teacher.
         widest: the most channels that are passed up.
+
+    Raises:
+        RecipeError: a shape that is neither a map's nor a vector's.
     """
 
     def __init__(self, student: Sequence[torch.Size], teacher: Sequence[torch.Size], *, widest: int = 512) -> None:
         super().__init__()
+        for size in (*student, *teacher):
+            if len(size) not in {1, 3}:
+                raise RecipeError(
+                    f"the review fuses maps [channels, height, width] and vectors; got {list(size)}. Name places that "
+                    "give maps with pairs=STUDENT=TEACHER"
+                )
         middle = min(widest, student[-1][0])
         deepest = len(student) - 1
         self.sizes = [tuple(size[1:]) if len(size) == 3 else (1, 1) for size in teacher]

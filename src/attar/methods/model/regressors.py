@@ -21,7 +21,7 @@ def hint_regressor(student: torch.Size, teacher: torch.Size) -> nn.Module:
     """
     if len(student) == len(teacher) == 1:
         return nn.Linear(student[0], teacher[0])
-    _both_maps(student, teacher)
+    both_maps(student, teacher)
     inputs, outputs, size, wanted = student[0], teacher[0], student[1], teacher[1]
     layer: nn.Module
     if size == 2 * wanted:
@@ -44,7 +44,7 @@ def connector(student: torch.Size, teacher: torch.Size) -> nn.Module:
     Raises:
         RecipeError: a shape that is no map's.
     """
-    _both_maps(student, teacher)
+    both_maps(student, teacher)
     convolution = nn.Conv2d(student[0], teacher[0], 1, bias=False)
     nn.init.normal_(convolution.weight, 0.0, math.sqrt(2.0 / teacher[0]))
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher[0]))
@@ -62,7 +62,7 @@ class Guess(nn.Module):
 
     def __init__(self, student: torch.Size, teacher: torch.Size, *, variance: float, epsilon: float) -> None:
         super().__init__()
-        _both_maps(student, teacher)
+        both_maps(student, teacher)
         wide = teacher[0]
         self.mean = nn.Sequential(
             nn.Conv2d(student[0], wide, 1, bias=False),
@@ -79,7 +79,12 @@ class Guess(nn.Module):
         return mean
 
 
-def _both_maps(student: torch.Size, teacher: torch.Size) -> None:
+def both_maps(student: torch.Size, teacher: torch.Size) -> None:
+    """Refuse shapes of a sample that are no maps'.
+
+    Raises:
+        RecipeError: there is one.
+    """
     if len(student) != 3 or len(teacher) != 3:
         raise RecipeError(
             f"maps [channels, height, width] are compared; got {list(student)} and {list(teacher)}. Name places that "
