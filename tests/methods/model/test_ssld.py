@@ -3,10 +3,12 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from attar import losses
+import tiny
+from attar import api, losses
 from attar.data import Images
 from attar.errors import DataError, RecipeError
 from attar.methods.model.ssld import LabelFreeDistillation, joined, most_probable, unlike
@@ -126,3 +128,17 @@ def test_the_learning_rate_grows_over_epochs_of_what_is_trained_on():
     assert method._warmed(10_240).train.schedule == Cosine(warmup=50)
     assert method.train.optimizer == SGD(lr=0.4, momentum=0.9, weight_decay=7e-5)
     assert (method.loss, method.temperature, method.hard) == ("symmetric-kl", 1.0, 0.0)
+
+
+def test_a_pool_is_named_like_data_and_may_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+    data = tiny.write_data(tmp_path / "data.npz")
+    rng = np.random.default_rng(5)
+    pool = {"x_train": rng.integers(0, 255, (30, 1, 8, 8), np.uint8), "y_train": np.arange(30) % 3}
+    np.savez(tmp_path / "pool.npz", **pool)
+    settings = {"data": data, "seed": 1, "per_class": 2, **tiny.settings("ssld")}
+    mined = api.run("ssld", pool=f"npz:{tmp_path / 'pool.npz'}", out=str(tmp_path / "mined"), **settings)
+    alone = api.run("ssld", out=str(tmp_path / "alone"), **settings)
+    assert not torch.equal(weights(mined), weights(alone))
+    assert json.loads((tmp_path / "mined" / "recipe.json").read_text())["inputs"]["pool"].endswith("pool.npz")
