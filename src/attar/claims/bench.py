@@ -26,7 +26,7 @@ from attar.train.objective import Objective
 WORKERS = 2
 BASES = (
     "kd", "dkd", "nkd", "dist", "fitnet", "attention", "sp", "rkd", "pkt", "cc", "vid", "nst", "crd", "ofd", "reviewkd",
-    "ickd", "cka", "label-smoothing", "tf-kd",
+    "ickd", "cka", "simkd", "label-smoothing", "tf-kd",
 )  # fmt: skip
 SUMS = ("kd+crd", "kd+attention", "dkd+reviewkd")
 
