@@ -17,6 +17,7 @@ from attar.losses import (
     negative_margins,
     norm_direction_distance,
     partial_distance,
+    same_places,
     selectivity_distance,
     unit_distance,
     variational_distance,
@@ -275,3 +276,15 @@ def test_mistakes_are_explained():
         hierarchical_context_distance(maps.flatten(2), maps.flatten(2))
     with pytest.raises(RecipeError, match="power of an attention map is at least 1"):
         attention_distance(maps, maps, power=0.5)
+
+
+def test_the_larger_map_is_pooled_to_the_smaller_whichever_it_is():
+    large, small = randn(2, 3, 8, 4), randn(2, 5, 4, 4, seed=1)
+    pooled, kept = same_places(large, small)
+    torch.testing.assert_close(pooled, large.unflatten(2, (4, 2)).mean(3))
+    assert torch.equal(kept, small)
+    kept, pooled = same_places(small, large)
+    torch.testing.assert_close(pooled, large.unflatten(2, (4, 2)).mean(3))
+    assert same_places(large.half(), small.half())[0].dtype == torch.float32
+    with pytest.raises(RecipeError, match="same n samples"):
+        same_places(large[:1], small)
