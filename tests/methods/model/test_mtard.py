@@ -13,13 +13,12 @@ from attar.methods.model.adversarial import AdversarialTraining
 from attar.methods.model.mtard import BalancedTeachers, balanced_temperatures, balanced_weights, negative_entropy
 from attar.metrics.attacks import Attack, attackable
 from attar.nets import ConvNet
-from attar.run import SGD, Constant
-from attar.train.objective import Progress
+from attar.run import SGD, Constant, Drop
 from attar.train.training import Order, Training
 from students import NET, steps
 
 ATTACK = Attack(radius=0.1, step=0.05, steps=3)
-METHOD = BalancedTeachers(student=NET, train=steps(2, batch=9), attack=ATTACK)
+METHOD = BalancedTeachers(student=NET, train=steps(2, batch=9, schedule=Drop(at=(0.5,), by=0.1)), attack=ATTACK)
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def by_hand(method, data, pair, open_run):
         draws = [run.rng("attack", step) for step in range(2)]
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
     weights, heat, first = torch.tensor([0.5, 0.5]), torch.ones(2), None
-    for step in range(2):
+    for step, slower in enumerate((1.0, 0.1)):
         images, labels = order.batch(step)
         with attackable(module, data.normalise) as logits:
             attacked = data.normalise(ATTACK(logits, data.denormalise(images), labels, draws[step]))
@@ -65,11 +64,12 @@ def by_hand(method, data, pair, open_run):
             [losses.kl_divergence(module(x), z) / 3 for x, z in zip((attacked, images), told, strict=True)]
         )
         first = found.detach() if first is None else first
-        weights = balanced_weights(weights, found.detach() / first, method.weight_rate)
+        weights = balanced_weights(weights, found.detach() / first, method.weight_rate * slower)
+        optimizer.param_groups[0]["lr"] = 0.1 * slower
         optimizer.zero_grad()
         (weights * found).sum().backward()
         optimizer.step()
-        heat = balanced_temperatures(heat, [negative_entropy(z) for z in told], method.heat_rate)
+        heat = balanced_temperatures(heat, [negative_entropy(z) for z in told], method.heat_rate * slower)
     return module, weights, heat
 
 
@@ -83,7 +83,7 @@ def test_a_training_is_the_algorithm_written_out(data, pair, open_run):
         torch.testing.assert_close(module.state_dict()[name], value)
     torch.testing.assert_close(state.weights, weights)
     torch.testing.assert_close(state.temperatures, heat)
-    assert heat.tolist() in ([1.2, 1.0], [1.0, 1.2]) or 1.0 <= float(heat.min()) < float(heat.max())
+    assert float(heat.max()) > 1.2  # twice in one direction, the second time by a tenth
     assert float((weights - 0.5).abs().max()) > 1e-5
 
 
@@ -93,13 +93,6 @@ def test_without_balance_weights_stay_and_teachers_keep_their_temperature(data, 
         state = method.teach(run, nets.fresh(NET, data, run.rng("student")), data, pair)
     torch.testing.assert_close(state.weights, torch.tensor([0.7, 0.3]))
     assert state.temperatures.tolist() == [1.0, 1.0]
-
-
-def test_rates_fall_with_the_learning_rate(data, pair):
-    method = dataclasses.replace(METHOD, heat_rate=0.1, train=dataclasses.replace(BalancedTeachers().train, batch=9))
-    factors = [method.train.factor(step, 300) for step in (0, 214, 215, 260, 285)]
-    assert factors == pytest.approx([1.0, 1.0, 0.1, 0.01, 0.001])
-    assert Progress(215, 300, 1).steps == 300
 
 
 def test_rslads_teacher_sees_clean_pictures(data, pair, open_run):

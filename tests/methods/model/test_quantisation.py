@@ -19,6 +19,7 @@ from attar.nets import ConvNet, quantisation
 from attar.nets.quantisation import Quantised
 from attar.run import SGD, Constant
 from attar.train.objective import StudentTraining
+from attar.train.teacher import Teacher
 
 NET = ConvNet(depth=1, width=4, norm="batch")
 TRAIN = StudentTraining(steps=6, batch=9, augment="none", optimizer=SGD(lr=0.1, momentum=0.9), schedule=Constant())
@@ -214,6 +215,17 @@ def test_differentiable_quantization_moves_points_and_no_weight(data, teacher, o
     assert not all(starts)
     before = plain.module.stages[0][1].running_mean
     assert not torch.equal(student.module.stages[0][1].running_mean, before)  # batch statistics follow
+
+
+def test_the_points_learn_from_the_float_student(data, teacher, open_run):
+    calls = []
+    with open_run(threads=1, workers=1) as run:
+        method = objective(learn="points", allot=False)
+        run.stage("float student", method.plain(), seed=run.seed, data=data, teacher=Teacher.of(teacher))
+        hook = teacher.module.register_forward_hook(lambda *told: calls.append(told))
+        method(run, data=data, teacher=teacher)
+    hook.remove()
+    assert not calls
 
 
 def test_taking_turns_trains_weights_and_points(data, teacher, open_run):
