@@ -52,8 +52,12 @@ class HybridDistillation:
         "small": {
             "net": {"patch": 4, "width": 64, "depth": 6, "heads": 4},
             "relation_heads": 4,
-            "train": MaskedAutoencoding.presets["small"]["train"],
-            "contrasting": {**SelfSupervision.presets["small"], "net": {"kind": "vit", **_NET}},
+            "train": {**MaskedAutoencoding.presets["small"]["train"], "steps": 300},
+            "contrasting": {
+                **SelfSupervision.presets["small"],
+                "net": {"kind": "vit", **_NET},
+                "training": {"steps": 300, "batch": 64, "optimizer": {"lr": 1e-3}},
+            },
             "teaching": {**MaskedAutoencoding.presets["small"], "net": _NET},
         }
     }
