@@ -16,6 +16,7 @@ from attar.diffusion.samplers import (
     segmented,
     start,
 )
+from attar.diffusion.schedulers import from_scheduler, scheduler_times, to_scheduler
 from attar.diffusion.solvers import (
     ancestral,
     ddim,
@@ -61,6 +62,7 @@ __all__ = [
     "dpmpp_2m",
     "drawing",
     "euler",
+    "from_scheduler",
     "guidance_weight",
     "guide",
     "heun",
@@ -70,10 +72,12 @@ __all__ = [
     "readings",
     "renoise",
     "runge_kutta2",
+    "scheduler_times",
     "segment_edge",
     "segmented",
     "spread",
     "start",
+    "to_scheduler",
     "to_x0_eps",
     "transfer",
     "transfer_state",
