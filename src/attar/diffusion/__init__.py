@@ -30,6 +30,7 @@ from attar.diffusion.solvers import (
     segment_edge,
     x0_of_jump,
 )
+from attar.diffusion.tangents import along, normalised_tangent, scm_tangent
 from attar.diffusion.transfer import Transferred, transfer, transfer_state, transfer_time
 from attar.diffusion.view import Condition, View
 
@@ -50,6 +51,7 @@ __all__ = [
     "VPContinuous",
     "VPDiscrete",
     "View",
+    "along",
     "ancestral",
     "check_prediction",
     "check_reading",
@@ -69,10 +71,12 @@ __all__ = [
     "integrate",
     "lcm_boundary",
     "multistep_consistency",
+    "normalised_tangent",
     "readings",
     "renoise",
     "runge_kutta2",
     "scheduler_times",
+    "scm_tangent",
     "segment_edge",
     "segmented",
     "spread",
