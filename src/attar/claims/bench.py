@@ -47,11 +47,11 @@ class ObjectiveBench(VisionClaim):
     delta = 0.02
     seeds = 8
     grids: ClassVar = {
-        "labels": {"lr": [0.02, 0.05, 0.1], "weight_decay": [5e-4, 1.5e-3, 5e-3]},
-        **{name: {"lr": [0.02, 0.05, 0.1], "strength": [0.3, 1.0, 3.0]} for name in (*BASES, *SUMS)},
+        "labels": {"lr": [0.05, 0.1], "weight_decay": [5e-4, 1.5e-3, 5e-3]},
+        **{name: {"lr": [0.05, 0.1], "strength": [0.3, 1.0, 3.0]} for name in (*BASES, *SUMS)},
     }
     methods = (*BASES, "student")
-    trial_seeds = 2
+    trial_seeds = 1
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Train the student of an arm and judge it."""
