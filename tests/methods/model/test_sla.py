@@ -12,6 +12,7 @@ from attar.artifacts.aggregated import Aggregated, AggregatedStudent, aggregated
 from attar.data.transformations import count, transformed
 from attar.errors import RecipeError
 from attar.methods.model.sla import LabelAugmentation
+from attar.methods.model.student import TrainStudent
 from attar.nets import ConvNet
 from attar.train.training import Order
 from students import NET, steps
@@ -123,6 +124,13 @@ def test_the_sum_over_views_is_as_many_times_their_mean(data, open_run):
     before = train(LabelAugmentation(**{**one, "train": steps(1, lr=0.0)}), data, open_run)
     start, once, often = (made.module.stages[0][0].weight.detach() for made in (before, mean, total))
     torch.testing.assert_close(often - start, 4 * (once - start), rtol=1e-3, atol=1e-6)
+
+
+def test_a_sum_shows_all_its_parts_the_same_views(data, teacher, open_run):
+    objective = TrainStudent(student=NET, train=steps(2), objective="sla+kd+dkd")
+    with open_run(threads=1) as run:
+        student = objective(run, data=data, teacher=teacher)
+    assert all(torch.isfinite(value).all() for value in student.tensors().values())
 
 
 def test_the_papers_defaults():

@@ -83,7 +83,13 @@ class TailDistillation(Objective):
         return [EMBEDDING], ()
 
     def build(self, setting: Setting) -> nn.Module:
-        """Return what the steps look up: class weights, the teacher, the length of the stages."""
+        """Return what the steps look up: class weights, the teacher, the length of the stages.
+
+        Raises:
+            RecipeError: the teacher is to see clean pictures, and there are only stored labels.
+        """
+        if self.shown == "clean" and self.answers == "teacher" and setting.teacher is None:
+            raise RecipeError("shown=clean asks a teacher that is there; stored labels belong to the pictures they saw")
         state: Any = nn.Module()
         counts = torch.bincount(setting.data.labels.cpu(), minlength=setting.data.num_classes)
         state.weights = effective_number_weights(counts, self.beta)

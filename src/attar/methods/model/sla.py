@@ -84,28 +84,29 @@ class LabelAugmentation(Objective):
 
     def views(self, state: Any, batch: Batch, student: nn.Module) -> Batch:
         """Show every picture under all transformations, those of one picture in a row."""
-        return dataclasses.replace(batch, images=transformed(batch.images, self.transformations))
+        many = count(self.transformations)
+        labels, indices = (values.repeat_interleave(many) for values in (batch.labels, batch.indices))
+        images = transformed(batch.images, self.transformations)
+        return dataclasses.replace(batch, images=images, labels=labels, indices=indices)
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield the joint head's loss and what it teaches the single answer, or the loss of the second head."""
-        many, size = count(self.transformations), len(batch.labels)
-        shown = torch.arange(many, device=batch.labels.device).repeat(size)
+        many = count(self.transformations)
+        shown = torch.arange(len(batch.labels), device=batch.labels.device) % many
         if self.labels == "both":
             yield Term("transformations", losses.cross_entropy(state.head(student.embedding), shown))
         if self.labels != "joint":
             return
         joint = state.head(student.embedding)
-        told = batch.labels.repeat_interleave(many) * many + shown
-        yield Term("joint", losses.cross_entropy(joint, told), many if self.sum_views else 1.0)
+        yield Term("joint", losses.cross_entropy(joint, batch.labels * many + shown), many if self.sum_views else 1.0)
         if self.answer == "distilled":
             mean = aggregated(joint, many).detach()
             yield Term("views", losses.kl_divergence(student.logits[::many], mean, self.temperature), self.beta)
 
     def target(self, student: Seen, batch: Batch) -> Term:
         """Return the cross-entropy of the single answer; of the answers to all views for the baselines."""
-        many = count(self.transformations)
         if self.labels != "joint":
-            told = batch.labels.repeat_interleave(many)
-            return Term("labels", losses.cross_entropy(student.logits, told), self.hard)
-        single = losses.cross_entropy(student.logits[::many], batch.labels)
+            return Term("labels", losses.cross_entropy(student.logits, batch.labels), self.hard)
+        many = count(self.transformations)
+        single = losses.cross_entropy(student.logits[::many], batch.labels[::many])
         return Term("labels", single, self.hard if self.answer == "distilled" else 0.0)
