@@ -18,12 +18,15 @@ from hypothesis import strategies as st
 from attar import nets, recipes
 from attar.artifacts import DistilledSet, Selection, Student, load
 from attar.artifacts.aggregated import Aggregated, AggregatedStudent
+from attar.artifacts.autoencoder import Autoencoder, Encoder
 from attar.artifacts.quantized import QuantizedStudent
 from attar.artifacts.trajectories import Trajectories
 from attar.errors import AttarError, DamagedFile, RecipeError
-from attar.nets import ConvNet
+from attar.nets import ConvNet, ViT
+from attar.nets.masked import Decoder, fresh_autoencoder
 from attar.nets.quantisation import Quantised, even_points
 from attar.report.folder import read_folder
+from attar.train.regression import Shape
 
 few = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -42,6 +45,7 @@ def artifacts(images):
     joint = net.build(1, 8, 4 * images.num_classes)
     return {
         "aggregated-student": AggregatedStudent(Aggregated(joint, "turns"), net, 1, 8, images.classes),
+        "autoencoder": autoencoder(),
         "distilled-set": DistilledSet.from_real(images, 2, rng, protocol="dsa"),
         "quantized-student": QuantizedStudent.of(student, {"head.weight": coded}),
         "selection": Selection(torch.arange(4), images.fingerprint, "memory", weights=torch.rand(4)),
@@ -50,7 +54,21 @@ def artifacts(images):
     }
 
 
-KINDS = ["aggregated-student", "distilled-set", "quantized-student", "selection", "student", "trajectories"]
+def autoencoder():
+    net, shape = ViT(patch=4, width=4, depth=1, heads=1), Decoder(width=4, depth=1, heads=1)
+    made = fresh_autoencoder(net, shape, 16, Shape(1, 8, 1), torch.Generator().manual_seed(0))
+    return Autoencoder.of(Encoder(made.encoder, net, 1, 8), made.decoder, shape, {"kind": "pixels"})
+
+
+KINDS = [
+    "aggregated-student",
+    "autoencoder",
+    "distilled-set",
+    "quantized-student",
+    "selection",
+    "student",
+    "trajectories",
+]
 
 
 @pytest.fixture

@@ -119,8 +119,10 @@ class MaskedDecoder(nn.Module):
         self.leading = leading
         self.embed = nn.Linear(inputs, spec.width)
         self.mask = nn.Parameter(torch.zeros(1, 1, spec.width))
-        self.register_buffer("positions", sine_cosine(side, spec.width, leading))
+        self.register_buffer("positions", torch.empty(1, leading + side**2, spec.width))
         self.positions: Tensor
+        if not self.positions.is_meta:  # there is nothing to compute where weights are still to be read
+            self.positions.copy_(sine_cosine(side, spec.width, leading))
         self.blocks = nn.ModuleList(TransformerBlock(spec.width, spec.heads) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.width, EPSILON)
         self.predict = nn.Linear(spec.width, outputs)
