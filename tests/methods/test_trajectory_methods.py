@@ -44,9 +44,9 @@ class Watch:
         self.calls, self.matches = [], []
         match_segment = mtt.match_segment
 
-        def watched(student, start, waypoints, batches, synthetic, *, mode, keep):
+        def watched(student, start, waypoints, batches, synthetic, *, mode, **told):
             before = (synthetic.images.detach().clone(), synthetic.labels.detach().clone(), student.step_size.clone())
-            match = match_segment(student, start, waypoints, batches, synthetic, mode=mode, keep=keep)
+            match = match_segment(student, start, waypoints, batches, synthetic, mode=mode, **told)
             self.calls.append((student, start.clone(), waypoints, batches, before, mode))
             self.matches.append(match)
             return match
