@@ -286,6 +286,7 @@ def test_the_review_goes_from_the_embedding_upwards(lesson):
     expected = sum(losses.hierarchical_context_distance(a, b) for a, b in zip(guesses, wanted, strict=True))
     torch.testing.assert_close(found.value, expected)
     assert blocks[2].attention is None  # nothing is deeper
+    assert {block.enter[0].out_channels for block in blocks} == {4}  # the last map's, not the flattened embedding's 16
     assert guesses[0].shape == wanted[0].shape
     assert lesson("reviewkd").terms["review"].weight == 1 / 20  # epochs count from 1
 

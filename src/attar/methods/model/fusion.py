@@ -48,7 +48,7 @@ class FusionChain(nn.Module):
     Args:
         student: shapes of one sample at each level, shallow to deep; a vector is a map of one pixel.
         teacher: those of the teacher.
-        widest: the most channels that are passed up.
+        widest: the most channels that are passed up, which are else as many as the student's last map has.
 
     Raises:
         RecipeError: a shape that is neither a map's nor a vector's.
@@ -62,7 +62,8 @@ class FusionChain(nn.Module):
                     f"the review fuses maps [channels, height, width] and vectors; got {list(size)}. Name places that "
                     "give maps with pairs=STUDENT=TEACHER"
                 )
-        middle = min(widest, student[-1][0])
+        maps = [size for size in student if len(size) == 3]  # an embedding may be a whole map, flattened
+        middle = min(widest, (maps or student)[-1][0])
         deepest = len(student) - 1
         self.sizes = [tuple(size[1:]) if len(size) == 3 else (1, 1) for size in teacher]
         self.blocks = nn.ModuleList(
