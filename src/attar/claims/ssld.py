@@ -24,8 +24,8 @@ class LabelFreeClaim(VisionClaim):
     """SSLD's loss on the labelled images alone against the same on these and on images that nobody labelled.
 
     The pool is of images that the teacher never saw. Ten thousand of it are learned from in every arm that has one,
-    drawn at random or mined for each class from twice as many. Mining from a clean pool keeps the easy half of it, and lost to
-    images drawn at random in the pilot; from a mixed pool, half turned and inverted images, it won. So the primary
+    drawn at random or mined for each class from twice as many. Mining from a clean pool keeps its easy half, and lost
+    to images drawn at random in the pilot; from a mixed pool, half turned and inverted images, it won. So the primary
     contrast draws at random from a clean pool, and mining is printed for both.
     """
 
