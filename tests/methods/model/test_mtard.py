@@ -14,6 +14,7 @@ from attar.methods.model.mtard import BalancedTeachers, balanced_temperatures, b
 from attar.metrics.attacks import Attack, attackable
 from attar.nets import ConvNet
 from attar.run import SGD, Constant, Drop
+from attar.spec import build
 from attar.train.training import Order, Training
 from students import NET, steps
 
@@ -137,6 +138,12 @@ def test_adversarial_training_learns_attacked_pictures(data, open_run):
     loss = 0.75 * losses.cross_entropy(module(attacked), labels) + 0.25 * losses.cross_entropy(module(images), labels)
     gradient = torch.autograd.grad(loss, module.head.weight)[0]
     torch.testing.assert_close(found.module.head.weight.detach(), (module.head.weight - 0.5 * gradient).detach())
+
+
+def test_the_small_preset_is_whole():
+    made = build(BalancedTeachers, {}, preset="small")
+    assert made.student.norm == made.clean_net.norm == "batch"
+    assert made.attack == BalancedTeachers().attack
 
 
 def test_the_papers_defaults():

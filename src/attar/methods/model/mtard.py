@@ -45,6 +45,7 @@ class BalancedTeachers(Objective):
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             **Objective.presets["small"],
+            "student": {"kind": "convnet", **Objective.presets["small"]["student"]},
             "clean_net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
             "robust": AdversarialTraining.presets["small"],
         }
