@@ -23,7 +23,10 @@ class DistilledMaskedAutoencodingClaim(MaskedClaim):
     id = "dmae"
     title = "Masked Autoencoders Enable Efficient Knowledge Distillers"
     says = "ViT-B from ViT-L: 84.0 % after 100 epochs, 82.2 % from MAE alone; 98 % masks: 82.4 % (arXiv 2208.12256)"
-    origin = "the card's guess of 3 to 8 points in linear probing; nothing was measured before"
+    origin = (
+        "the card's guess of 3 to 8 points; pilot of seed 100, 120 steps on the embedded subset, a teacher as large as "
+        "the student: 61.5 % MAE; 66.5, 72.2 and 74.2 % with weights 1, 10 and 30; 72.4 % with 90 % hidden and 10"
+    )
     primary = (
         Contrast(method="dmae", baseline="mae", at="312 steps, probe with 2,000 labels", worst=0.1),
         Contrast(method="dmae", baseline="mae, 1.4 × the steps", at="as much time, the same probe", worst=0.1),
@@ -37,10 +40,10 @@ class DistilledMaskedAutoencodingClaim(MaskedClaim):
     delta = 0.015
     seeds = 5
     grids: ClassVar = {
-        "dmae": {"lr": [0.001, 0.002], "weight": [1.0, 10.0]},
+        "dmae": {"lr": [0.001, 0.002], "weight": [10.0, 40.0]},
         "mae": {"lr": [0.0005, 0.001, 0.002, 0.004]},
         "mae, 1.4 × the steps": {"lr": [0.0005, 0.001, 0.002, 0.004]},
-        "dmae, 90 % hidden": {"lr": [0.001, 0.002], "weight": [1.0, 10.0]},
+        "dmae, 90 % hidden": {"lr": [0.001, 0.002], "weight": [10.0, 40.0]},
     }
     methods = ("dmae", "mae")
     trial_seeds = 1

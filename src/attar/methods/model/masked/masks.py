@@ -44,9 +44,12 @@ def disjoint_maskings(
     """
     places = side**2
     keep = kept_of(places, hidden)
-    masked, wanted = places - keep, round(predicted * places)
-    if wanted < masked:
-        raise RecipeError(f"one view hides {masked} of {places} places, so together they cannot hide {wanted}")
+    masked = places - keep
+    wanted = max(round(predicted * places), masked)
+    if predicted < hidden:
+        raise RecipeError(
+            f"one view hides a share {hidden:g} of the patches, so all cannot hide {predicted:g}; raise predicted"
+        )
     found: list[Masking] = []
     seen = torch.zeros(count, places, dtype=torch.bool)  # hidden in some view so far
     for _ in range(views):
