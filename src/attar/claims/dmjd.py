@@ -31,7 +31,7 @@ class DisjointMaskingClaim(MaskedClaim):
     title = "Disjoint Masking with Joint Distillation for Efficient Masked Image Modeling"
     says = "ConViT-B: linear probe 70.9 % after 1600 epochs, 76.7 % in a third of the time (arXiv 2301.00230)"
     origin = (
-        "the card's guess of 2 to 5 points for the visible branch; pilot of seed 100 on the embedded subset, 128 views a "
+        "the card's guess of 2 to 5 points for the visible branch; pilot of seed 100, embedded subset, 128 views a "
         "step: 69.3 % with it, 68.9 % without, 69.7 % in the released order after 120 steps; 71.8 and 71.0 % after 312"
     )
     primary = Contrast(
