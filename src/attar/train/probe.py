@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from attar.data import Images
 from attar.nets.network import Network
 from attar.train.training import Labelled
-from attar.train.transfer import PROBE_STEPS, features
+from attar.train.transfer import features
 
 _CHUNK = 512
 
 
-def linear_probe(network: Network, data: Images, *, decay: float = 1.0) -> nn.Linear:
+def linear_probe(network: Network, data: Images, *, decay: float = 1.0, steps: int = 200) -> nn.Linear:
     """Return the head that logistic regression on a network's features gives; they are standardised for the fit.
 
     The shift and scale of the features are part of the head, which reads raw features. `decay` weighs half the squared
-    length of the weights (of standardised features) against the summed loss.
+    length of the weights (of standardised features) against the summed loss; the solver takes `steps` at most.
     """
     from sklearn.linear_model import LogisticRegression
 
     known = features(network, data)
     mean, deviation = known.mean(0), known.std(0, correction=0).clamp_min(1e-6)
-    probe = LogisticRegression(C=1 / decay, max_iter=PROBE_STEPS)
+    probe = LogisticRegression(C=1 / decay, max_iter=steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a probe that has not converged is still a probe
         probe.fit(((known - mean) / deviation).numpy(), data.labels.cpu().numpy())
