@@ -31,8 +31,8 @@ from attar.run.processes import Processes
 
 Backward = Literal["exact", "tesla", "unroll"]
 MODES = ("exact", "tesla", "unroll")
-# graphs kept between the passes: at ten steps they save four fifths of the second forward, at fifty they take a sixth of
-# the memory of all
+# graphs kept between the passes: at ten steps they save four fifths of the second forward, at fifty they take a sixth
+# of the memory of all
 KEEP = 8
 
 Model = Callable[[Tensor, Tensor], Tensor]  # (parameters [P], images) -> logits
