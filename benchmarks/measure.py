@@ -18,11 +18,12 @@ class Ratio:
     value: float
     low: float
     high: float
-    ours: float  # seconds, median
-    other: float  # seconds, median
+    ours: float  # median
+    other: float  # median
     pairs: int
     target: str
     note: str
+    unit: str = "s"  # or MB
 
     @property
     def met(self) -> bool:
@@ -34,7 +35,7 @@ class Ratio:
         """Return the row of the table."""
         interval = f"[{self.low:.3f}, {self.high:.3f}]"
         verdict = "met" if self.met else "MISSED"
-        times = f"{_seconds(self.ours)} / {_seconds(self.other)}"
+        times = f"{_amount(self.ours, self.unit)} / {_amount(self.other, self.unit)}"
         return (
             f"{self.topic:<44} {self.value:>6.3f} {interval:<16} {self.target:<8} {verdict:<7} {times:<21} {self.note}"
         )
@@ -68,14 +69,14 @@ def paired(
 
 
 def summarise(
-    topic: str, times: Sequence[tuple[float, float]], *, target: str, note: str, inverse: bool = False
+    topic: str, times: Sequence[tuple[float, float]], *, target: str, note: str, inverse: bool = False, unit: str = "s"
 ) -> Ratio:
-    """Return the median of other / ours (or, `inverse`, of ours / other) over pairs (ours, other) of seconds."""
+    """Return the median of other / ours (or, `inverse`, of ours / other) over pairs (ours, other) of seconds or MB."""
     logs = [math.log(mine / theirs) if inverse else math.log(theirs / mine) for mine, theirs in times]
     low, high = bootstrap(logs)
     mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
     value = math.exp(statistics.median(logs))
-    return Ratio(topic, value, math.exp(low), math.exp(high), mine, theirs, len(times), target, note)
+    return Ratio(topic, value, math.exp(low), math.exp(high), mine, theirs, len(times), target, note, unit)
 
 
 def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
@@ -85,5 +86,5 @@ def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
     return medians[round(0.025 * draws)], medians[round(0.975 * draws) - 1]
 
 
-def _seconds(value: float) -> str:
-    return f"{value * 1000:.2f} ms" if value < 1 else f"{value:.2f} s"
+def _amount(value: float, unit: str) -> str:
+    return f"{value * 1000:.2f} ms" if unit == "s" and value < 1 else f"{value:.2f} {unit}"
