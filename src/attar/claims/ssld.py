@@ -1,4 +1,4 @@
-"""The claim of SSLD: images that nobody labelled help beyond the labelled ones; and, printed, when mining them does."""
+"""The claim of SSLD: mined images that nobody labelled help beyond the labelled ones; what mining adds is printed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class LabelFreeClaim(VisionClaim):
     """SSLD's loss on the labelled images alone against the same on these and on images that nobody labelled.
 
     The pool is of images that the teacher never saw. Ten thousand of it are learned from in every arm that has one,
-    drawn at random or mined for each class from twice as many. Mining from a clean pool keeps its easy half, and lost
-    to images drawn at random in the pilot; from a mixed pool, half turned and inverted images, it won. So the primary
-    contrast draws at random from a clean pool, and mining is printed for both.
+    mined for each class from twice as many, as the method does, or drawn at random. In the pilot mining from a clean
+    pool kept its easy half and lost, to random images and to the data alone; from a mixed pool, half turned and
+    inverted images, it won. The primary contrast holds the method as it is all the same: a pool without its mining
+    would be another method's claim. Random pools and the mixed one are printed beside it.
     """
 
     id = "ssld"
@@ -36,8 +37,9 @@ class LabelFreeClaim(VisionClaim):
         "pilot of seeds 100 and 103, untuned: pool 88.4 and 87.4 %, data 86.6 and 86.4 %, mined 86.0 and 85.8 %; mixed "
         "pool 86.8 and 86.4 %, mined from it 87.4 and 87.0 %; labels 83.9 % and kd 87.9 % (seed 100)"
     )
-    primary = Contrast(method="pool", baseline="data", at="1,000 labelled images, 700 steps of 64", worst=0.1)
+    primary = Contrast(method="mined pool", baseline="data", at="1,000 labelled images, 700 steps of 64", worst=0.1)
     secondary = (
+        Contrast(method="pool", baseline="data", at="the same pool, drawn at random", worst=0.1),
         Contrast(method="pool", baseline="pool, kl at T 4", at="the same pool", worst=0.1),
         Contrast(method="mined pool", baseline="pool", at="as many images, of a clean pool", worst=0.1),
         Contrast(method="mined mixed pool", baseline="mixed pool", at="half the pool of another domain", worst=0.1),
