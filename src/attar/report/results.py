@@ -40,7 +40,7 @@ class Arm:
     @property
     def tone(self) -> str:
         """The colour class of the arm: what was made, the random subset of the same size, or the rest."""
-        return {"random": "second", "full": "rest"}.get(self.name, "first")
+        return {"random": "second", "full": "rest"}.get(self.name.removesuffix(" (baseline)"), "first")
 
 
 def read_arms(entries: Any, networks: Any = None) -> list[Arm]:
