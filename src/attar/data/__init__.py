@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from attar.data.augment import DSA, View, augmentation
     from attar.data.images import Images
     from attar.data.plans import EpochPlan, ShardPlan, Source
+    from attar.data.samples import Samples
     from attar.data.sources import load, resolve
     from attar.data.splits import Splits
     from attar.data.uri import uri_slug
@@ -26,6 +27,7 @@ _HOMES = {
     "ShardPlan": "plans",
     "Source": "plans",
     "Splits": "splits",
+    "Samples": "samples",
     "load": "sources",
     "resolve": "sources",
     "uri_slug": "uri",
@@ -37,6 +39,7 @@ __all__ = [
     "ZCA",
     "EpochPlan",
     "Images",
+    "Samples",
     "ShardPlan",
     "Source",
     "Splits",

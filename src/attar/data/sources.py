@@ -9,7 +9,7 @@ from typing import Any
 from attar.data.arrays import from_arrays, measure, pool
 from attar.data.images import Images
 from attar.data.splits import Splits, drawn_test, paired
-from attar.data.uri import DataURI, existing, parse
+from attar.data.uri import NAMED, POINTS, DataURI, existing, parse
 from attar.data.whitening import ZCA
 from attar.errors import DataError
 
@@ -26,6 +26,8 @@ def load(uri: str) -> Splits:
         DataError: unknown, missing, empty or corrupt data; the message says what was looked for and where.
     """
     parsed = parse(uri)
+    if parsed.kind in POINTS:
+        raise DataError(f"data '{uri}' are points, for samplers such as diffusion; images are {', '.join(NAMED)} …")
     try:
         splits = (_stream if parsed.stream else _READERS[parsed.kind])(parsed)
     except OSError as error:  # a file or folder that may not be read, or that went away meanwhile

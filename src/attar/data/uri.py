@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from attar.errors import DataError, did_you_mean
 
 NAMED = ("fashion-mnist-mini", "fashion-mnist", "digits", "emoji", "photo-patches")
+POINTS = ("ring",)  # points of a closed form, drawn without end: for samplers alone
 LOCATED = ("folder", "idx", "npz", "hf", "parquet", "arrow", "wds")
 STREAMED = ("parquet", "arrow", "wds")  # kinds that can be read from the disk as needed; parquet: with ?stream
 OPTIONS = ("size", "zca", "stream")
@@ -17,7 +18,7 @@ OPTIONS = ("size", "zca", "stream")
 
 @dataclass(frozen=True)
 class DataURI:
-    """A parsed URI: `kind` one of `NAMED` or `LOCATED`, `location` a path or hub name (empty for named data)."""
+    """A parsed URI: `kind` one of `NAMED`, `POINTS` or `LOCATED`, `location` a path or hub name (empty for names)."""
 
     text: str
     kind: str
@@ -40,6 +41,9 @@ def parse(uri: str) -> DataURI:
     kind, colon, location = address.partition(":")
     if kind in NAMED and not colon:
         pass
+    elif kind in POINTS and not colon:
+        if query:
+            raise DataError(f"data '{uri}' are points, which have no options; write {kind}")
     elif kind in LOCATED:
         if not location.strip():
             raise DataError(
@@ -48,8 +52,8 @@ def parse(uri: str) -> DataURI:
         if "\0" in location:
             raise DataError(f"data '{uri!r}' holds a NUL character; no path does")
     else:
-        known = [*NAMED, *(f"{name}:{_what(name)}" for name in LOCATED)]
-        hint = did_you_mean(kind, [*NAMED, *LOCATED])
+        known = [*NAMED, *POINTS, *(f"{name}:{_what(name)}" for name in LOCATED)]
+        hint = did_you_mean(kind, [*NAMED, *POINTS, *LOCATED])
         raise DataError(f"unknown data '{uri}'{hint} Known: {', '.join(known)}; options: ?size=14, ?zca")
     size, zca, stream = _options(query, uri)
     if stream and kind not in STREAMED:
@@ -82,7 +86,7 @@ def uri_slug(uri: str) -> str:
     'folder-my-cats-14'
     """
     parsed = parse(uri)
-    last = "" if parsed.kind in NAMED else PurePath(parsed.location).name.split(".")[0]
+    last = "" if parsed.kind in NAMED + POINTS else PurePath(parsed.location).name.split(".")[0]
     words = [parsed.kind, last, str(parsed.size or ""), "zca" if parsed.zca else ""]
     return re.sub(r"[^a-z0-9]+", "-", "-".join(word for word in words if word).lower()).strip("-")
 
