@@ -1,6 +1,7 @@
 """Methods on two processes: each does its part, nothing is done or written twice, and the result is one process's."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attar import files, nets
+from attar import files, methods, nets
 from attar.artifacts import Student
 from attar.data.soft_labels import Views, writer
 from attar.errors import AttarError, NonFinite
@@ -37,6 +38,17 @@ from group import as_group
 NET = ConvNet(depth=1, width=4)
 NORMED = ConvNet(depth=1, width=6, norm="batch")
 SAME = {"atol": 1e-6, "rtol": 0}  # what summing in another order may change
+
+
+ABOUT_PROCESSES = re.compile(r"run\.(world|rank|shard|gather|sum|first|agree|everyone|spread|beside)\b|[Pp]rocesses\b")
+
+
+def test_no_method_file_holds_a_line_about_processes():
+    folders = [Path(methods.__path__[0]) / family for family in ("data", "model", "sampler")]
+    files_of_methods = [path for folder in folders for path in folder.glob("*.py")]
+    lines = [line for path in files_of_methods for line in path.read_text().splitlines()]
+    assert len(files_of_methods) > 60
+    assert [line for line in lines if ABOUT_PROCESSES.search(line)] == []
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +211,7 @@ def test_processes_share_the_rows_of_a_segments_batches(tmp_path, tiny_images, n
     noted(FlatNetwork, "__call__", lambda self, parameters, images: len(images))
 
     def work(run):
-        match = match_segment(*parts, mode=mode, keep=1, processes=run)
+        match = match_segment(*parts, mode=mode, keep=1, run=run)
         shared = {"images": match.images, "rate": match.step_size, "labels": torch.zeros(())}
         shared |= {"labels": match.labels} if soft else {}
         if not run._shares:  # then each has the whole, and the learner takes the mean
@@ -231,7 +243,7 @@ def test_trajectories_are_matched_together_and_give_one_processs_images(tmp_path
 def test_fewer_images_than_processes_are_matched_by_all(tmp_path, tiny_images):
     parts = segment(tiny_images(), NET, count=2)  # of which the first and the last step read one
     whole = match_segment(*parts)
-    for made in as_group(2, tmp_path, lambda run: run.sum(match_segment(*parts, processes=run).images)):
+    for made in as_group(2, tmp_path, lambda run: run.sum(match_segment(*parts, run=run).images)):
         torch.testing.assert_close(made, whole.images, atol=1e-12, rtol=1e-9)
 
 

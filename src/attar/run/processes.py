@@ -143,6 +143,13 @@ class Processes:
         with _meeting():
             return _Gather.apply(tensor, self.rank, self.world)
 
+    def joined(self, rows: Sequence[Tensor], sums: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what all chunks gave: their rows behind one another, with gradient, and the sums of their sums.
+
+        A loss of it is of the whole: `run.backward(loss, …, joined=True)`.
+        """
+        return self.gather(torch.cat(list(rows))), {name: self.sum(tensor) for name, tensor in sums.items()}
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor of counts or sums over processes, without gradient; identity on one process."""
         if self.world > 1:

@@ -304,9 +304,14 @@ class Run(Processes):
 
     # ------------------------------------------------------------------ gradients
 
-    def backward(self, loss: Tensor | Mapping[str, Tensor], *learners: Learner) -> None:
-        """Send the gradients of a scalar loss (or the sum of named terms) to these learners alone."""
+    def backward(self, loss: Tensor | Mapping[str, Tensor], *learners: Learner, joined: bool = False) -> None:
+        """Send the gradients of a scalar loss (or the sum of named terms) to these learners alone.
+
+        A loss of what `joined` every chunk gave is the same in all processes, and counts once.
+        """
         terms = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
+        if joined:
+            terms = {name: term / self.world for name, term in terms.items()}
         total = functools.reduce(torch.add, terms.values())
         parameters = [p for learner in learners for p in learner.parameters]
         torch.autograd.backward(total, inputs=parameters)
@@ -357,6 +362,10 @@ class Run(Processes):
             self._record.update(numbers)
         else:
             self._write({"loop": None}, _floats(numbers))
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file into the run's folder."""
+        self.first(lambda: files.write_json(self.folder / name, value))
 
     def _write(self, where: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
         if self._replay_until is None:

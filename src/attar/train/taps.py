@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attar import nets
 from attar.errors import RecipeError, did_you_mean
 from attar.nets import Network
 from attar.run.processes import Processes
@@ -155,6 +156,11 @@ class Seen:
     def of(self, images: Tensor) -> Seen:
         """Return what the same network says of other images, in a forward of its own."""
         return Seen(self.run, self.module, images, self.paths, whole=not self._shared, frozen=self._frozen)
+
+    def by(self, module: nn.Module) -> Seen:
+        """Return what another network, which learns too, says of the same images."""
+        whole = not self._shared or nets.batch_statistics(module)
+        return Seen(self.run, module, self.images, whole=whole, frozen=False)
 
 
 class _Part(Seen):

@@ -65,21 +65,21 @@ def test_labels_are_mixed_as_the_pixels_are(data, open_run):
     mixed = dataclasses.replace(TRAIN, views=Views(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, mix="mixup"))
     with open_run() as run:
         plain, soft = TRAIN.labelled(run, data), mixed.labelled(run, data)
-    images, labels = plain(1)
+    images, labels = plain(1).images, plain(1).labels
     assert labels.max(1).values.eq(1).all()
-    blended, shares = soft(1)
+    blended, shares = soft(1).images, soft(1).labels
     assert shares.sum(1).allclose(torch.ones(6))
     assert shares.max(1).values.lt(1).any()
     assert not torch.equal(images, blended)
-    assert not torch.equal(plain(1)[0], plain(2)[0])
+    assert not torch.equal(plain(1).images, plain(2).images)
 
 
 def test_a_view_of_an_image_belongs_to_its_step(data, open_run):
     crops = dataclasses.replace(TRAIN, batch=18, views=Views(scale=(0.3, 0.6)))
     with open_run() as run:
         batch = crops.batches(run, data)
-    assert torch.equal(batch(0), batch(0))
-    assert not torch.equal(batch(0).sum(0), batch(1).sum(0))
+    assert torch.equal(batch(0).images, batch(0).images)
+    assert not torch.equal(batch(0).images.sum(0), batch(1).images.sum(0))
 
 
 def test_without_an_encoder_one_is_trained_first(data, open_run):

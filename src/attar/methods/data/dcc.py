@@ -63,16 +63,14 @@ class CollectiveMatching(GradientMatching):
             super().match(run, data, synthetic, network, pixels=pixels, step=step)
             return
         total = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
-        shown = [synthetic.images[:0]]  # a process may have no class
+        shown = [synthetic.images[:0]]  # there may be no chunk
         for real, fake, _ in self.pairs(run, data, synthetic, network, step=step):
             for name, gradients in real.items():
                 total[name] += gradients.sum(0) / data.num_classes
             shown.append(fake.flatten(0, 1))
-        images = run.gather(torch.cat(shown))
+        images, total = run.joined(shown, total)
         labels = torch.arange(data.num_classes, device=run.device).repeat_interleave(self.shown_ipc)
-        total = {name: run.sum(gradient) for name, gradient in total.items()}
-        distance = collective_distance(network, total, images, labels, self.distance)
-        run.backward(distance / run.world, pixels)  # every process has the whole distance, and gradients add up
+        run.backward(collective_distance(network, total, images, labels, self.distance), pixels, joined=True)
 
     def warming_up(self, number: int, update: int) -> bool:
         """Say whether this update of network `number` matches class by class."""

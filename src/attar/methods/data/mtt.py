@@ -134,7 +134,7 @@ class TrajectoryMatching:
                 Synthetic(learned.images, learned.labels),
                 mode=self.backward,
                 keep=self.kept_steps,
-                processes=run,
+                run=run,
             )
             learned.pixels.watch("the matching loss", match.loss)
             skip = self.threshold is not None and float(match.loss) > self.threshold

@@ -53,7 +53,7 @@ class BalancedDivergence(Objective):
     def build(self, setting: Setting) -> nn.Module:
         """Make the peers, each with a learner of its own."""
         state: Any = nn.Module()
-        state.run, state.learners, steps = setting.run, [], self.train.total(len(setting.data))
+        state.learners, steps = [], self.train.total(len(setting.data))
         for number, net in enumerate(self.peers):
             peer = nets.fresh(net, setting.data, setting.run.rng("peer", number), device=setting.run.device)
             learner = setting.run.learner(
@@ -69,9 +69,7 @@ class BalancedDivergence(Objective):
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield what the student learns from its peers, and what each peer learns."""
         for number, learner in enumerate(state.learners):
-            peer: nn.Module = learner.module.train()
-            whole = state.run.world > 1 and any(map(nets.batch_statistics, (student.module, peer)))
-            told = Seen(state.run, peer, batch.images, whole=whole, frozen=False).logits
+            told = student.by(learner.module.train()).logits
             yield Term("balanced", self.divergence(student.logits, told.detach()), 1 / len(self.peers))
             own = nn.functional.cross_entropy(told, batch.labels)
             mutual = losses.kl_divergence(told, student.logits.detach(), self.temperature)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from attar import files, nets
+from attar import nets
 from attar.artifacts import Student
 from attar.data import Images
 from attar.errors import RecipeError
@@ -100,7 +100,7 @@ class SearchedStudent:
         tutor = teacher.ready(run, data, self.distillation.teaching)
         ranked = self.search(run, data, tutor)
         rows = [{"net": to_json(self.space.net(genes)), "score": score} for genes, score in ranked]
-        run.first(lambda: files.write_json(run.folder / "search.json", {"ranking": rows}))
+        run.write("search.json", {"ranking": rows})
         found = dataclasses.replace(self.distillation, student=self.space.net(ranked[0][0]))
         return found(run, data=data, teacher=teacher)
 

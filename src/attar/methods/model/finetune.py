@@ -19,6 +19,7 @@ from attar.nets.masked import continued
 from attar.nets.tokens import TokenNetwork
 from attar.run import AdamW, Learner, Run
 from attar.spec import method, spec
+from attar.train.objective import Term
 
 Loss = Callable[[TokenNetwork, Tensor, Tensor], Tensor]  # (network, images, labels [n, classes]) -> mean loss
 
@@ -51,10 +52,9 @@ class Tuning:
         learners = self.learners(run, module, len(data), extra)
         for step in run.loop("fine-tune", steps):
             module.train()
-            images, labels = batch(step)
-            rows = run.shard(len(images))
-            share = len(images[rows]) / len(images)
-            run.backward({"labels": loss_of(module, images[rows], labels[rows]) * share}, *learners)
+            part = batch(step)
+            loss = loss_of(module, part.images, part.labels)
+            run.backward(part.share([Term("labels", loss)]), *learners)
             for learner in learners:
                 learner.step()
 

@@ -93,11 +93,8 @@ class HybridDistillation:
         learner = run.learner("student", whole, self.train.optimizer, schedule=schedule, steps=steps, clip=clip)
         for step in run.loop("distil", steps):
             whole.train()
-            images = batch(step)
-            mine = images[run.shard(len(images))]
-            found = self.terms(encoder, state, mine)
-            share = len(mine) / len(images)
-            learner.update({term.name: term.loss * (term.weight * share) for term in found})
+            part = batch(step)
+            learner.update(part.share(self.terms(encoder, state, part.images)))
         return Encoder(encoder.requires_grad_(True).eval(), self.net, data.channels, data.size)
 
     def fresh(self, run: Run, data: Images, autoencoder: Student | None) -> TokenNetwork:

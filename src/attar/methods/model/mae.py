@@ -89,14 +89,12 @@ class MaskedAutoencoding:
         )  # fmt: skip
         for step in run.loop("pretrain", steps):
             whole.train()
-            images = batch(step)
-            drawn = self.maskings(len(images), encoder.patches.side, run.rng("mask", step))
-            rows = run.shard(len(images))  # all draws are of the whole batch, so that processes agree
-            mine, share = images[rows], len(images[rows]) / len(images)
-            stacked = joined([one.rows(rows) for one in drawn]).to(run.device)
-            target = self.target.of(mine, self.net, data).repeat(len(drawn), 1, 1)
-            found = self.terms(model, state, mine.repeat(len(drawn), 1, 1, 1), stacked, target)
-            learner.update({term.name: term.loss * (term.weight * share) for term in found if term.weight})
+            part = batch(step)
+            drawn = self.maskings(part.count, encoder.patches.side, run.rng("mask", step))
+            stacked = joined([one.rows(part.rows) for one in drawn]).to(run.device)
+            target = self.target.of(part.images, self.net, data).repeat(len(drawn), 1, 1)
+            found = self.terms(model, state, part.images.repeat(len(drawn), 1, 1, 1), stacked, target)
+            learner.update(part.share(found))
         encoder.requires_grad_(True)  # positions learn with the rest when it is fine-tuned
         made = Encoder(encoder.eval(), self.net, data.channels, data.size)
         return Autoencoder.of(made, model.decoder.eval(), self.decoder, to_json(self.target))

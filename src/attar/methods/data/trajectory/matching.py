@@ -104,7 +104,7 @@ def match_segment(
     *,
     mode: Backward = "exact",
     keep: int = KEEP,
-    processes: Processes | None = None,
+    run: Processes | None = None,
 ) -> Match:
     """Train a student on synthetic data along a segment, and return how its end point depends on that data.
 
@@ -117,7 +117,7 @@ def match_segment(
         mode: `exact` and `unroll` give the same gradient, the first with memory that does not grow with T; `tesla`
             leaves out how earlier steps move later gradients.
         keep: last steps whose graphs are kept for the second pass; it changes time, memory and rounding.
-        processes: those that share the rows of every batch; `unroll` repeats the whole in each.
+        run: its processes share the rows of every batch; `unroll` repeats the whole in each.
 
     Raises:
         RecipeError: an unknown mode, no batch, or a waypoint that no step reaches.
@@ -130,7 +130,7 @@ def match_segment(
         raise RecipeError(f"a waypoint stands behind step {bad[0]}, but the student takes {len(batches)} steps")
     if mode == "unroll":
         return _unrolled(student, start, waypoints, batches, synthetic)
-    together = _Together(student, processes)
+    together = _Together(student, run)
     return _recursive(together, start, waypoints, batches, synthetic, hessian=mode == "exact", keep=keep)
 
 

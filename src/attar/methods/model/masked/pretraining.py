@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,29 @@ from attar.nets.token_specs import ViT
 from attar.nets.tokens import TokenNetwork
 from attar.run import AdamW, Cosine, Optimizer, Run
 from attar.spec import spec
+from attar.train.objective import Term
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that go through a network here; every draw of a step is of the whole batch."""
+
+    images: Tensor  # [n, C, H, W], in the space that networks see
+    labels: Tensor  # [n, classes]; [n, 0] without any
+    rows: slice  # where they stand in the batch
+    count: int  # images of the whole batch
+
+    @classmethod
+    def of(cls, run: Run, images: Tensor, labels: Tensor | None = None) -> Part:
+        """Return this process's rows of a batch, on the run's device."""
+        rows = run.shard(len(images))
+        labels = images.new_empty(len(images), 0) if labels is None else labels
+        return cls(images[rows].to(run.device), labels[rows].to(run.device), rows, len(images))
+
+    def share(self, terms: Iterable[Term]) -> dict[str, Tensor]:
+        """Return what terms that are means over these rows add to the batch's means, weighted, by name."""
+        share = len(self.images) / self.count
+        return {term.name: term.loss * (term.weight * share) for term in terms if term.weight}
 
 
 @spec
@@ -45,24 +69,23 @@ class Pretraining:
         warmup = round(self.warmup_epochs * -(-count // self.batch))
         return Cosine(warmup=min(warmup, self.total(count) // 5))
 
-    def batches(self, run: Run, data: Images) -> Callable[[int], Tensor]:
-        """Return a function from a step to the views of its images, in the space that networks see."""
+    def batches(self, run: Run, data: Images) -> Callable[[int], Part]:
+        """Return a function from a step to the views of its images."""
         indices, key = self._order(run, data), run.key("views")
 
-        def batch(step: int) -> Tensor:
+        def batch(step: int) -> Part:
             samples = indices(step)
-            return self.views.images(data, key, samples, torch.full_like(samples, step)).to(run.device)
+            return Part.of(run, self.views.images(data, key, samples, torch.full_like(samples, step)))
 
         return batch
 
-    def labelled(self, run: Run, data: Images) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """Return a function from a step to views and their labels `[n, classes]`, mixed as the pixels are."""
+    def labelled(self, run: Run, data: Images) -> Callable[[int], Part]:
+        """Return a function from a step to views and their labels, mixed as the pixels are."""
         indices, key = self._order(run, data), run.key("views")
         source = LabelledViews(data, "hard", views=self.views, key=key, passes=self.total(len(data)))
 
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            images, labels = source.batch(indices(step) + step * len(data))
-            return images.to(run.device), labels.to(run.device)
+        def batch(step: int) -> Part:
+            return Part.of(run, *source.batch(indices(step) + step * len(data)))
 
         return batch
 
