@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from attar.errors import NonFinite
-from attar.run import SGD, Adam, Cosine, Decay, Drop, log
+from attar.run import SGD, Adam, AdamW, Cosine, Decay, Drop, log
 
 
 def test_update_is_one_step_of_plain_descent(start):
@@ -192,3 +194,40 @@ def test_bfloat16_runs_the_forward_low_and_keeps_parameters_in_full(start):
         assert out.dtype == torch.bfloat16
         assert all(p.dtype == torch.float32 for p in module.parameters())
     assert module(torch.ones(2, 8)).dtype == torch.float32
+
+
+def test_no_optimizer_imports_torchs_compiler():
+    steps = """
+import sys, torch
+from attar.run import SGD, Adam, AdamW
+for spec in (SGD(momentum=0.9), Adam(), AdamW()):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = spec.build([weight])
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.zero_grad()
+    assert weight.grad is None and bool((weight < 1).all())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", steps], check=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "settings"),
+    [
+        (SGD(lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True), torch.optim.SGD,
+         {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
+        (Adam(lr=0.1, beta1=0.5), torch.optim.Adam, {"lr": 0.1, "betas": (0.5, 0.999)}),
+        (AdamW(lr=0.1, weight_decay=0.3), torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.3}),
+    ],
+)  # fmt: skip
+def test_optimizers_are_torchs(spec, kind, settings):
+    mine, theirs = (torch.nn.Parameter(torch.arange(4.0)) for _ in range(2))
+    ours, own = spec.build([mine]), kind([theirs], **settings)
+    for step in range(3):
+        mine.grad = theirs.grad = torch.full((4,), 1.0 + step)
+        ours.step()
+        own.step()
+    assert isinstance(ours, kind)
+    assert torch.equal(mine, theirs)

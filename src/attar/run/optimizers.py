@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +15,24 @@ from attar.spec import kinds, spec
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+@functools.cache
+def _light(kind: Any) -> Any:
+    """Return a torch optimizer without the wrappers that import torch's compiler, a second at its first use.
+
+    They tell the compiler to leave the optimizer alone, and no optimizer is compiled here.
+    """
+    import torch
+
+    wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+def _made(kind: Any, parameters: Iterable[Any], lr: float, **settings: Any) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = _light(kind)(parameters, lr, **settings)
+    return made
 
 
 @spec
@@ -29,9 +49,8 @@ class SGD:
         """Return the torch optimizer over `parameters`."""
         import torch
 
-        return torch.optim.SGD(
-            parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-        )
+        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
+        return _made(torch.optim.SGD, parameters, self.lr, **settings)
 
 
 @spec
@@ -48,7 +67,7 @@ class Adam:
         """Return the torch optimizer over `parameters`."""
         import torch
 
-        return torch.optim.Adam(parameters, self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
+        return _made(torch.optim.Adam, parameters, self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
 
 
 @spec
@@ -72,7 +91,7 @@ class AdamW:
         if self.decays == "weights":
             spared = [p for p in every if p.dim() < 2]
             groups = [{"params": [p for p in every if p.dim() > 1]}, {"params": spared, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
+        return _made(torch.optim.AdamW, groups, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
 if TYPE_CHECKING:
