@@ -62,6 +62,10 @@ def index_page(rows: list[dict[str, Any]]) -> str:
             for row in rows
             if row["family"] == family
         ]
+    lines += ["", "## Claims of no single system", "", "What no paper alone says; `attar claim ID` checks it.", ""]
+    lines += ["| id | what is claimed | claim | effect |", "|---|---|---|---|"]
+    found = [ledger.describe(row) for row in ledger.claims()]
+    lines += [f"| `{row['id']}` | {row['title']} | {verdict(row)} | {effect(row)} |" for row in found]
     return "\n".join(lines) + "\n"
 
 

@@ -57,8 +57,7 @@ def rows() -> tuple[System, ...]:
     Raises:
         ValueError: an id stands twice, a family is unknown, or a row has both a method and an objective.
     """
-    with (_PACKAGE / "systems.toml").open("rb") as file:
-        found = tuple(System(**row) for row in tomllib.load(file)["system"])
+    found = tuple(System(**row) for row in _tables()["system"])
     seen: set[str] = set()
     for row in found:
         if row.id in seen:
@@ -68,6 +67,23 @@ def rows() -> tuple[System, ...]:
         if row.method and row.objective:
             raise ValueError(f"systems.toml: '{row.id}' has both a method and an objective")
         seen.add(row.id)
+    return found
+
+
+@functools.cache
+def claims() -> tuple[System, ...]:
+    """Return the claims that belong to no single system, as rows without code; `rows` and `systems` leave them out.
+
+    Raises:
+        ValueError: the id of one is taken, or its family is unknown.
+    """
+    found = tuple(System(**row) for row in _tables()["claim"])
+    taken = [row.id for row in (*rows(), *found)]
+    for row in found:
+        if taken.count(row.id) > 1:
+            raise ValueError(f"systems.toml: the id '{row.id}' stands twice")
+        if row.family not in FAMILIES:
+            raise ValueError(f"systems.toml: '{row.id}' has the unknown family '{row.family}'")
     return found
 
 
@@ -139,6 +155,12 @@ def describe(row: System, decided: Mapping[str, Mapping[str, Any]] | None = None
     }
 
 
+@functools.cache
+def _tables() -> dict[str, list[dict[str, Any]]]:
+    with (_PACKAGE / "systems.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
 def load_path(path: str) -> Any:
     """Import what a `module:Class` path names."""
     module, _, name = path.partition(":")
@@ -164,20 +186,21 @@ def method_class(id: str) -> type:
 
 
 def claim_path(id: str) -> str:
-    """Return the `module:Class` path of a system's claim.
+    """Return the `module:Class` path of a system's claim, or of one that belongs to no single system.
 
     Raises:
         RecipeError: the id is unknown, or the system has no claim yet.
     """
-    row = find(id)
+    known = {row.id: row for row in (*rows(), *claims())}
+    row = known[id] if id in known else find(id)
     if row.claim is None or not exists(row.claim):
-        having = ", ".join(other.id for other in rows() if exists(other.claim)) or "none yet"
-        raise RecipeError(f"'{id}' has no claim to check; systems with a claim: {having}")
+        having = ", ".join(other.id for other in known.values() if exists(other.claim)) or "none yet"
+        raise RecipeError(f"'{id}' has no claim to check; there are claims of: {having}")
     return row.claim
 
 
 def claim_class(id: str) -> type:
-    """Return the claim class of a system, importing its module; raises what `claim_path` does."""
+    """Return the claim class of an id, importing its module; raises what `claim_path` does."""
     cls: type = load_path(claim_path(id))
     return cls
 
