@@ -18,6 +18,7 @@ from attar.diffusion.mixture import ExactView, Mixture
 from attar.diffusion.process import Process
 from attar.diffusion.view import Condition, View
 from attar.errors import DataError, did_you_mean
+from attar.nets.denoiser_specs import Form
 from attar.spec import digest
 
 MEASURED = 4096  # samples whose standard deviation stands for that of all
@@ -44,7 +45,9 @@ class Samples(ABC):
 
     @classmethod
     def of(cls, value: Any) -> Samples:
-        """Return the samples that a value stands for: `ring`, a mixture, or whatever stands for images (their training part).
+        """Return the samples that a value stands for: `ring`, a mixture, or images (of a source: its training part).
+
+        Captions are the conditions of pictures that have some, as emoji have; the classes are those of others.
 
         Raises:
             DataError: it stands for none.
@@ -54,8 +57,9 @@ class Samples(ABC):
         if isinstance(value, Mixture):
             return PointSamples(value)
         if isinstance(value, str) and value.strip() in POINTS:
-            return PointSamples(Mixture.ring(), source=value.strip())
-        return ImageSamples(value if isinstance(value, Images) else sources.resolve(value).train)
+            return _points(value.strip())
+        images = value if isinstance(value, Images) else sources.resolve(value).train
+        return _captioned(images) if getattr(images, "captions", ()) else ImageSamples(images)
 
     @abstractmethod
     def draw_named(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -99,14 +103,11 @@ class Samples(ABC):
         return torch.tensor(len(self.conditions)) if self.vectors is None else torch.zeros_like(self.vectors[0])
 
     @property
-    def labels(self) -> int:
-        """The number of class labels, 0 where conditions are vectors or there are none."""
-        return len(self.conditions) if self.vectors is None else 0
-
-    @property
-    def width(self) -> int:
-        """The length of condition vectors, 0 where conditions are labels or there are none."""
-        return 0 if self.vectors is None else self.vectors.shape[1]
+    def form(self) -> Form:
+        """What a denoiser must know: the shape, and the number of labels or the width of condition vectors."""
+        if self.vectors is not None:
+            return Form(shape=self.shape, width=self.vectors.shape[1])
+        return Form(shape=self.shape, labels=len(self.conditions))
 
     @cached_property
     def sigma_data(self) -> float:
@@ -223,6 +224,20 @@ class Labelled(View):
         if isinstance(condition, Tensor):
             condition = torch.where(condition == self.null, -1, condition)
         return self.view.x0_eps(x, t, condition)
+
+
+def _points(name: str) -> Samples:
+    if name == "ring":
+        return PointSamples(Mixture.ring(), source=name)
+    from attar.data.checkerboard import Checkerboard
+
+    return Checkerboard()
+
+
+def _captioned(images: Any) -> Samples:
+    from attar.data.texts import text_samples  # whose text encoder is read only here
+
+    return text_samples(images)
 
 
 def picture(x: Tensor, shape: tuple[int, ...]) -> Tensor:

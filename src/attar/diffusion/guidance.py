@@ -135,20 +135,25 @@ class GuidanceEmbedding(nn.Module):
     convention 'w'.
     """
 
-    frequencies: Tensor
+    covers_submodules = True  # `reset_parameters` speaks for the layer inside
 
     def __init__(self, width: int, features: int = 256, factor: float = 1000.0) -> None:
         super().__init__()
         if features < 4 or features % 2:
             raise RecipeError(f"a guidance embedding has an even number of features, at least 4; got {features}")
-        powers = torch.arange(features // 2) / (features // 2 - 1)
-        self.register_buffer("frequencies", factor * torch.exp(-math.log(10000.0) * powers), persistent=False)
+        self.features, self.factor = features, factor
         self.project = nn.Linear(features, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the layer to zero."""
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, scale: Tensor) -> Tensor:
         """Return the embedding `[n, width]` of scales `[n]`."""
-        angles = scale[:, None] * self.frequencies
+        half = self.features // 2
+        powers = torch.arange(half, device=scale.device, dtype=torch.float32) / (half - 1)
+        angles = scale[:, None] * (self.factor * torch.exp(-math.log(10000.0) * powers))
         embedded: Tensor = self.project(torch.cat([angles.sin(), angles.cos()], 1).to(self.project.weight.dtype))
         return embedded
