@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from attar.errors import DataError, did_you_mean
 
 NAMED = ("fashion-mnist-mini", "fashion-mnist", "digits", "emoji", "photo-patches")
-POINTS = ("ring",)  # points of a closed form, drawn without end: for samplers alone
+POINTS = ("ring", "checkerboard")  # points of a closed form, drawn without end: for samplers alone
 LOCATED = ("folder", "idx", "npz", "hf", "parquet", "arrow", "wds")
 STREAMED = ("parquet", "arrow", "wds")  # kinds that can be read from the disk as needed; parquet: with ?stream
 OPTIONS = ("size", "zca", "stream")
