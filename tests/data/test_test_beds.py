@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from attar.data import Samples
-import attar.data.captions as captions
-import attar.data.texts as texts
+from attar.data import Samples, captions, texts
 from attar.data.checkerboard import Checkerboard
 from attar.data.samples import ImageSamples
 from attar.errors import DataError
