@@ -27,6 +27,7 @@ from attar.report.folder import Curve, RunFolder, read_folder
 from attar.report.numbers import bytes_text, seconds_text
 from attar.report.pictures import CLASSES_SHOWN, MADE_SHOWN, Gallery, gallery
 from attar.report.results import NOUNS, Arm, bars, headline, net_name, read_arms
+from attar.report.uses import uses
 
 if TYPE_CHECKING:
     from attar.data.images import Images
@@ -105,6 +106,7 @@ def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
         "gallery_note": _gallery_note(pictures, kind) if pictures else "",
         "made_word": "Chosen" if kind == "selection" else "Distilled",
         **_cross(run.evaluation),
+        **uses(run.evaluation),
         "loops": _loops(run.curves),
         "snippet": snippet(kind, str(run.path / "artifact")) if kind else "",
         "command": recipes.command_line(run.recipe, run.plan),
