@@ -161,6 +161,7 @@ TINY: dict[str, dict[str, Any]] = {
     "bd-kd": {**UNTAUGHT, "peers": [{"kind": "convnet", "depth": 1, "width": 6, "norm": "batch"}] * 2},
     "kernel-self-distillation": {**UNTAUGHT, "generations": 2, "train.steps": 4},
     "ofa-kd": {**OBJECTIVE, "student.depth": 2},
+    "scalekd": {**OBJECTIVE, "student.depth": 2, "heads": [2, 2]},
     "talking-models": {**OBJECTIVE, "hidden": 8, "message": 4},
     "ssld": {**OBJECTIVE, "finetune_steps": 3},
     "sla": {key: value for key, value in OBJECTIVE.items() if not key.startswith("teach")},
