@@ -1,0 +1,220 @@
+"""How a sampler is measured: the same noise and conditions for every arm, distances to the data, time and calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attar.artifacts.drawing import Ode
+from attar.artifacts.sampler import Sampler
+from attar.data import Images
+from attar.data.checkerboard import Checkerboard
+from attar.data.samples import ImageSamples, PointSamples, Samples
+from attar.errors import AttarError, RecipeError
+from attar.metrics import generative
+from attar.metrics.work import WorkMeter
+from attar.run import keys
+from attar.spec import spec
+from attar.train.judges import Features, Judge
+
+REACH = 5.0  # standard deviations of a mode within which a point belongs to it
+POINTS, PICTURES = 10_000, 1_000  # samples of an arm, where the protocol does not say
+WARM = 2  # samples drawn before the clock is read
+
+
+@spec
+class Generation:
+    """How a sampler is measured."""
+
+    samples: int | None = Field(None, ge=16)  # of an arm; none: 10,000 points or 1,000 pictures
+    steps: tuple[int, ...] = (1, 2, 4)  # that the sampler draws in, beside its own number
+    teacher_steps: int = Field(32, ge=1)  # that its teacher draws in
+    teacher_guidance: float | None = Field(None, ge=0)  # g of u + g (c − u); none: what the student was made with
+    reference_steps: int = Field(50, ge=1)  # of Heun's method, two calls each, to the endpoints that all are held to
+    features: Features | None = None  # in which pictures are compared; none: classifier, efficientnet-lite0 for texts
+    directions: int = Field(128, ge=1)  # of the sliced distance of points
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What every arm is asked for: the same noise and the same conditions.
+
+    Attributes:
+        noise: unit noise `[n, *shape]`.
+        which: numbers of the conditions `[n]`, or none.
+        seed: of whatever else an arm draws.
+    """
+
+    noise: Tensor
+    which: Tensor | None
+    seed: int
+
+    @classmethod
+    def of(cls, data: Samples, n: int, seed: int) -> Asked:
+        """Return noise for `n` samples, with conditions as often as the data have them."""
+        noise = torch.randn(n, *data.shape, generator=keys.generator(seed, ("generate",), "noise", ()))
+        which = data.draw_named(n, keys.generator(seed, ("generate",), "conditions", ()))[1]
+        return cls(noise, which if data.conditions else None, seed)
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def draw(self, sampler: Sampler, steps: int | None = None, guidance: float | None = None) -> Tensor:
+        """Return a sampler's samples `[n, *shape]` on the CPU."""
+        rng = keys.generator(self.seed, ("generate",), "draw", ())
+        return sampler(len(self), self.which, steps=steps, guidance=guidance, rng=rng, noise=self.noise).cpu()
+
+    def few(self, n: int) -> Asked:
+        """Return the first `n`."""
+        return Asked(self.noise[:n], None if self.which is None else self.which[:n], self.seed)
+
+
+def drawn(sampler: Sampler, asked: Asked, steps: int, guidance: float | None = None) -> tuple[Tensor, dict[str, Any]]:
+    """Return an arm's samples, and the steps, network evaluations and seconds that one of them took."""
+    asked.few(WARM).draw(sampler, steps, guidance)
+    meter = WorkMeter()
+    meter.watch("sampler", sampler.module)
+    with meter:
+        began = time.perf_counter()
+        x = asked.draw(sampler, steps, guidance)
+        seconds = time.perf_counter() - began
+    calls = meter.nfe("sampler", len(asked))
+    return x, {"steps": steps, "evaluations": calls, "seconds": seconds / len(asked), "samples": len(asked)}
+
+
+def endpoints(teacher: Sampler, asked: Asked, steps: int, guidance: float | None = None) -> Tensor:
+    """Return where the teacher's ODE leads from the noise, by Heun's method `[n, *shape]`."""
+    return asked.draw(teacher.with_module(teacher.module, drawing=Ode(solver="heun", steps=steps)), steps, guidance)
+
+
+Score = Callable[[Tensor, Asked], dict[str, float]]
+
+
+def point_score(data: Samples, protocol: Generation, asked: Asked, reference: Tensor | None) -> Score:
+    """Return what scores points: sliced distance, energy, modes, and error to the reference endpoints where given."""
+    real, real_which = data.draw_named(len(asked), keys.generator(asked.seed, ("generate",), "real", ()))
+    modes = len(data.conditions)
+    shares = real_which.bincount(minlength=modes) if modes else None
+
+    def score(x: Tensor, of: Asked) -> dict[str, float]:
+        directions = keys.generator(asked.seed, ("generate",), "directions", ())
+        told = {
+            "sliced_wasserstein": generative.sliced_wasserstein(x, real, directions, protocol.directions),
+            "energy": generative.energy_distance(x[:2000], real[:2000]),
+        }
+        found = modes_of(data, x)
+        if found is not None:
+            told["coverage"] = generative.mode_coverage(found, modes, shares)
+            if of.which is not None:
+                told["accuracy"] = (found == of.which).double().mean().item()
+        if reference is not None:
+            told["endpoint_error"] = generative.endpoint_error(x, reference)
+        return told
+
+    return score
+
+
+def modes_of(data: Samples, x: Tensor) -> Tensor | None:
+    """Return the condition that each point visibly has `[n]`, −1 for none; none where points show no modes."""
+    if isinstance(data, Checkerboard):
+        return data.square_of(x)
+    if not isinstance(data, PointSamples):
+        return None
+    mixture = data.mixture
+    nearest = generative.nearest_modes(x, mixture.means)
+    reach = REACH * mixture.stds[nearest]
+    away = (x.double() - mixture.means[nearest]).norm(dim=1) > reach
+    return mixture.labels[nearest].masked_fill(away, -1)
+
+
+def picture_score(judge: Judge, real: Tensor) -> Score:
+    """Return what scores pictures against real ones `[m, C, H, W]` in [-1, 1], in the features of a judge.
+
+    Fréchet and kernel distance (times 1000), precision, recall, density and coverage, the share taken for what was
+    asked, and high frequencies over those of the real ones.
+    """
+    seen = judge.features(real)
+
+    def score(x: Tensor, of: Asked) -> dict[str, float]:
+        found = judge.features(x)
+        told = {
+            "frechet": generative.frechet_distance(found, seen),
+            "kernel": 1000 * generative.kernel_distance(found, seen),
+            **generative.manifold_scores(seen, found),
+            "high_frequencies": generative.high_frequency_ratio(x.clamp(-1, 1), real),
+        }
+        if of.which is not None:
+            told["accuracy"] = judge.right(x, of.which).double().mean().item()
+        return told
+
+    return score
+
+
+def reference_pictures(data: ImageSamples, test: Images | None) -> tuple[Tensor, str]:
+    """Return the real pictures to compare with in [-1, 1], and in words which: of the test set, where there is one.
+
+    Captions are asked for by name, and those of a test set were never seen: there it is the training pictures.
+    """
+    if test is None or data.vectors is not None:
+        return data.images.unit().cpu() * 2 - 1, "training pictures"
+    return test.unit().cpu() * 2 - 1, "test pictures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A row of a comparison: who draws, in how many steps, with which guidance (none: its own)."""
+
+    name: str
+    sampler: Sampler
+    steps: int
+    guidance: float | None = None
+
+
+def arms_of(sampler: Sampler, teacher: Sampler | None, protocol: Generation, guidance: float | None) -> list[Arm]:
+    """Return the arms: the sampler in each number of steps, its own included, and its teacher."""
+    counts = sorted({*protocol.steps, sampler.steps})
+    if counts[0] < 1:
+        raise RecipeError(f"a sampler draws in at least one step; got steps={counts[0]}")
+    arms = [Arm(f"{count} step{'s' * (count > 1)}", sampler, count) for count in counts]
+    if teacher is not None:
+        arms.append(Arm(f"teacher, {protocol.teacher_steps} steps", teacher, protocol.teacher_steps, guidance))
+    return arms
+
+
+def measured(arms: list[Arm], asked: Asked, score: Score) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a row for each arm, and why those that could not be drawn could not."""
+    rows, refused = [], {}
+    for arm in arms:
+        try:
+            x, row = drawn(arm.sampler, asked, arm.steps, arm.guidance)
+            rows.append({"name": arm.name, **row, **score(x, asked), "bytes": arm.sampler.bytes})
+        except AttarError as error:
+            refused[arm.name] = str(error)
+    if not rows:
+        raise RecipeError(f"nothing could be drawn: {next(iter(refused.values()))}")
+    return rows, refused
+
+
+def shown(
+    arms: list[Arm], condition: Tensor | None, each: int, shape: tuple[int, ...], seed: int
+) -> Mapping[str, Tensor]:
+    """Return samples to look at, `[rows, each, *shape]` for the number of each arm: one noise a row and place.
+
+    `condition` is what a network is told in each row (labels `[rows]` or vectors `[rows, width]`), or none for one row.
+    """
+    rows = 1 if condition is None else len(condition)
+    noise = torch.randn(rows, each, *shape, generator=keys.generator(seed, ("generate",), "shown", ()))
+    told = None if condition is None else condition.repeat_interleave(each, 0)
+    made = {}
+    for number, arm in enumerate(arms):
+        rng = keys.generator(seed, ("generate",), "draw", ())
+        flat = noise.flatten(0, 1)
+        x = arm.sampler(len(flat), told, steps=arm.steps, guidance=arm.guidance, rng=rng, noise=flat)
+        made[f"arm.{number}"] = x.cpu().unflatten(0, (rows, each))
+    return made
