@@ -19,6 +19,7 @@ PLAIN = {"student": ConvNet(depth=1, width=4, norm="instance"), "train": steps(3
 FIELDS = {
     "sla": PLAIN,
     "quantized-distillation": {**PLAIN, "learn": "both", "rounding": "stochastic", "point_train": steps(3, batch=8)},
+    "scalekd": {**PLAIN, "heads": (2, 2)},
     "ferkd": {**PLAIN, "passes": 3, "crops": 2},
     "mtard": {**PLAIN, "attack.steps": 2},
     "deit-lt": {
