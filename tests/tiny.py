@@ -58,6 +58,16 @@ MASKED = {
 
 TEACHING = {f"teaching.{name}": value for name, value in {**MASKED, "net.width": 12, "decoder.width": 12}.items()}
 
+DUAL = {
+    "net.image": {"patch": 4, "width": 8, "depth": 2, "heads": 2, "head_width": 4},
+    "net.text": {"width": 8, "depth": 2, "heads": 2, "head_width": 4, "context": 8},
+    "net.dimensions": 6,
+    "train.steps": 8,
+    "train.batch": 12,
+    "train.views.scale": [1.0, 1.0],
+    "train.warmup": 2,
+}
+
 TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
     "herding": FEATURES,
@@ -104,6 +114,14 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "student": {**OBJECTIVE, "objective": "kd:0.9+attention"},
     "mae": MASKED,
+    "clip": DUAL,
+    "tinyclip": {
+        **{f"teaching.{name}": value for name, value in DUAL.items()},
+        **{name: value for name, value in DUAL.items() if name.startswith("train")},
+        "inherit": "automatic",
+        "keep": [0.7, 0.5],
+        "gates": {"steps": 5, "ramp": 2, "optimizer": {"lr": 1.0}},
+    },
     "fine-tuning": {
         **{f"pretraining.{name}": value for name, value in MASKED.items()},
         "train.steps": 6,

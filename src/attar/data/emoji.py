@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from attar.data.arrays import from_arrays
+from attar.data.captions import captioned
 from attar.data.splits import HELD_OUT, Splits, paired
 from attar.errors import DamagedFile, DataError
 
@@ -53,7 +54,7 @@ class Emoji:
 
 
 def read_emoji() -> Splits:
-    """Draw the emoji of Unicode's list, labelled by group, in the order of the list.
+    """Draw the emoji of Unicode's list, labelled by group, their names as captions, in the order of the list.
 
     Raises:
         DataError: the font or the list is missing, or this Pillow cannot draw them.
@@ -75,7 +76,11 @@ def read_emoji() -> Splits:
     classes = list(dict.fromkeys(entry.group for entry in entries))
     labels = np.array([classes.index(entry.group) for entry in entries])
     test = held_out(entries)
-    train, other = (from_arrays(pixels[part], labels[part], classes, source="emoji") for part in (~test, test))
+    names = np.array([entry.name for entry in entries])
+    train, other = (
+        captioned(from_arrays(pixels[part], labels[part], classes, source="emoji"), names[part].tolist())
+        for part in (~test, test)
+    )
     return paired(train, other)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from attar.data import captions
 from attar.data.arrays import from_arrays
 from attar.data.images import Images
 from attar.data.splits import Splits, paired
@@ -19,7 +20,7 @@ MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # a picture's mode to th
 
 
 def read_folder(folder: Path, source: str) -> Splits:
-    """Read a folder of class sub-folders; classes are their names in alphabetical order.
+    """Read a folder of class sub-folders, or one with a table of captions; classes stand in alphabetical order.
 
     Raises:
         DataError: no class sub-folders, a class without pictures, or pictures that differ in size or channels, are not
@@ -27,6 +28,8 @@ def read_folder(folder: Path, source: str) -> Splits:
     """
     if not folder.is_dir():
         raise DataError(f"data '{source}' must be a folder with one sub-folder a class; {folder} is a file")
+    if any(captions.table_in(part) for part in (folder, folder / "train")):
+        return captions.read_captioned_folder(folder, source)
     if (folder / "train").is_dir() and _sub_folders(folder / "train"):
         train = _read_classes(folder / "train", source, None)
         test = _read_classes(folder / "test", source, train.classes) if (folder / "test").is_dir() else None
@@ -65,14 +68,14 @@ def _read_classes(folder: Path, source: str, expected: tuple[str, ...] | None) -
             raise DataError(f"class folder {path.absolute()} holds no pictures ({', '.join(SUFFIXES)})")
         files += pictures
         labels += [label] * len(pictures)
-    return from_arrays(_read_pictures(files), np.array(labels), names, source=source)
+    return from_arrays(read_pictures(files), np.array(labels), names, source=source)
 
 
 def _sub_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _read_pictures(files: list[Path]) -> np.ndarray:
+def read_pictures(files: list[Path]) -> np.ndarray:
     """Read all files into one array, holding each against the first before its pixels are decoded."""
     first = _shape(files[0])
     images = np.empty((len(files), *first), np.uint8)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from attar.data.arrays import from_arrays
+from attar.data.captions import TEXT_COLUMNS, UNSORTED, captioned, text_of
 from attar.data.constants import BY_NAME
 from attar.data.folder import FORMATS, decode
 from attar.data.images import Images
@@ -105,6 +106,14 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
     if not len(dataset):
         raise DataError(f"data '{source}' is empty")
     image_column = column_named(dataset, IMAGE_COLUMNS, "images", source)
+    text_column = next((column for column in TEXT_COLUMNS if column in dataset.column_names), None)
+    if text_column is not None and not any(column in dataset.column_names for column in LABEL_COLUMNS):
+        table = dataset.with_format("arrow")[:]
+        texts = [
+            text_of(told, f"row {row} of '{source}'") for row, told in enumerate(table.column(text_column).to_pylist())
+        ]
+        pictures = _stack(table.column(image_column).to_pylist(), source)
+        return captioned(from_arrays(pictures, np.zeros(len(texts), np.int64), [UNSORTED], source=source), texts)
     label_column = column_named(dataset, LABEL_COLUMNS, "labels", source)
     table = dataset.with_format("arrow")[:]  # storage as it is, in the order of the set even where it was shuffled
     raw = table.column(label_column).to_pylist()

@@ -51,6 +51,7 @@ from attar.losses.matching import (
     mean_embedding_distance,
     squared_mean_distance,
 )
+from attar.losses.pairs import pair_cross_entropy
 from attar.losses.reduction import Reduction, reduce
 from attar.losses.relation import (
     channel_correlation_distance,
@@ -94,6 +95,7 @@ __all__ = [
     "norm_direction_distance",
     "normalised_kd",
     "nt_xent",
+    "pair_cross_entropy",
     "partial_distance",
     "pearson_distance",
     "probability_transfer",

@@ -9,6 +9,7 @@ from attar.metrics.ranking import (
     label_robust_score,
     rank_correlation,
 )
+from attar.metrics.retrieval import recall_at
 
 __all__ = [
     "accuracy",
@@ -20,4 +21,5 @@ __all__ = [
     "label_robust_score",
     "negative_log_likelihood",
     "rank_correlation",
+    "recall_at",
 ]
