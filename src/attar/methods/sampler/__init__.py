@@ -1,0 +1,1 @@
+"""Methods that make generators and make them faster: see the README of this folder."""

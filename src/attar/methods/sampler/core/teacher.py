@@ -1,0 +1,142 @@
+"""Teachers of samplers: a trained one, the closed form of the data, or one that is trained on the spot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from attar.artifacts import load
+from attar.artifacts.sampler import Sampler
+from attar.data import Samples
+from attar.diffusion import Guided
+from attar.diffusion.process import Process
+from attar.diffusion.view import View
+from attar.errors import AttarError, DataError, RecipeError
+from attar.run import Run
+from attar.spec import spec
+
+EXACT = "exact"
+
+
+class GivenTeacher:
+    """What a user names as teacher: a sampler, or the exact denoiser of data with a closed form.
+
+    Args:
+        given: a `Sampler`, or `exact`.
+    """
+
+    kind = "teacher"
+
+    def __init__(self, given: Sampler | str) -> None:
+        self.given = given
+
+    @classmethod
+    def of(cls, value: Any) -> GivenTeacher:
+        """Return the teacher that a value stands for: a run's or artifact's folder, a `Sampler`, or `exact`.
+
+        Raises:
+            AttarError: it stands for none.
+        """
+        if isinstance(value, GivenTeacher):
+            return value
+        if isinstance(value, str) and value == EXACT:
+            return cls(EXACT)
+        if isinstance(value, str | Path):
+            value = load(value)
+        if not isinstance(value, Sampler):
+            kind = getattr(value, "kind", type(value).__name__)
+            raise AttarError(f"a {kind} cannot teach a sampler; name a run of diffusion, or teacher=exact for points")
+        return cls(value)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, or the word `exact`."""
+        return self.given if isinstance(self.given, str) else self.given.fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A teacher that is ready: frozen, on the run's device, in evaluation mode."""
+
+    view: View  # unguided
+    null: Tensor | None  # what stands for no condition
+    sampler: Sampler | None  # what a student may begin as; none: a closed form
+
+    @property
+    def process(self) -> Process:
+        """The process that the teacher lives on."""
+        return self.view.process
+
+    def guided(self, scale: float | Tensor) -> View:
+        """Return the teacher with guidance g of u + g (c − u), `[]` or `[n]`; two calls, unless all of it is 1.
+
+        Raises:
+            RecipeError: a teacher without a null condition.
+        """
+        if not isinstance(scale, Tensor) and scale == 1.0:
+            return self.view
+        return Guided(self.view, self.null, scale, "g")
+
+
+def ready(run: Run, data: Samples, given: GivenTeacher | None, teaching: Any) -> Teacher:
+    """Return the teacher that was given, or one trained as a stage by `teaching`, a method.
+
+    Raises:
+        DataError: it draws samples of another shape or with other conditions than the data's, or has no closed form.
+    """
+    if given is not None and given.given == EXACT:
+        exact = data.exact(teaching.process.build())
+        if exact is None:
+            raise DataError(f"{data.source} has no closed form, so nothing is exact; name a run of diffusion instead")
+        return Teacher(exact, None if data.null is None else data.null.to(run.device), None)
+    made = given.given if given is not None else run.stage("teacher", teaching, data=data)
+    assert isinstance(made, Sampler)
+    if made.form != data.form or (made.conditions and made.conditions != data.conditions):
+        raise DataError(
+            f"the teacher draws {list(made.shape)} with {len(made.conditions)} conditions, {data.source} has "
+            f"{list(data.shape)} with {len(data.conditions)}; take a teacher trained on this data"
+        )
+    made.module.to(run.device).eval().requires_grad_(False)
+    return Teacher(made.denoiser, made.null, made)
+
+
+@spec
+class TeacherGuidance:
+    """Guidance of the teacher that a student takes over, in the convention g of u + g (c − u), which is off at 1."""
+
+    scale: float = Field(1.0, ge=0)  # g; w + 1 in the convention of LCM and guided distillation
+    highest: float | None = None  # g is drawn evenly from `scale` to this, for each sample
+    embedded: bool = False  # the student is told g − 1 by an input that is zero at first
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TeacherGuidance:
+        if self.highest is not None and self.highest < self.scale:
+            raise ValueError(f"guidance is drawn from scale={self.scale} to highest={self.highest}: that is no range")
+        return self
+
+    def draw(self, n: int, rng: torch.Generator) -> Tensor | float:
+        """Return g `[n]`, or one number where none is drawn and none embedded."""
+        if self.highest is None:
+            return torch.full((n,), self.scale) if self.embedded else self.scale
+        return self.scale + (self.highest - self.scale) * torch.rand(n, generator=rng)
+
+    @property
+    def usual(self) -> float:
+        """The g that samples of the student are drawn with: the middle of the range, where there is one."""
+        return self.scale if self.highest is None else (self.scale + self.highest) / 2
+
+    def check(self, data: Samples) -> None:
+        """Refuse guidance of data without conditions.
+
+        Raises:
+            RecipeError: there is nothing to guide towards.
+        """
+        if not data.conditions and (self.scale != 1.0 or self.highest is not None or self.embedded):
+            raise RecipeError(
+                f"{data.source} has no conditions, so there is nothing to guide towards; leave guidance out"
+            )
