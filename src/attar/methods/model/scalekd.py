@@ -57,10 +57,10 @@ class ScaleKD(Objective):
         0.08,
     )  # weights of the direct view through the tail (a), and at its end (b)
     alternative: tuple[NonNegativeFloat, NonNegativeFloat] = (0.06, 0.06)  # of the other view; 0 leaves a projector out
-    tail: str = ""  # the teacher's block from which its tail goes on (stage:-1, vit.layers.10); none: the last twelfth
+    tail: str = ""  # first block of the teacher's tail (stage:-1, vit.layers.10); none: the last, the last 2 of 24 …
     places: tuple[str, str] | None = None  # the student's, for the tail and its end; none: the last two of four stages
     projector: Literal["attention", "convolution"] = "attention"  # convolution: the control, 1×1 and pooled to the grid
-    queries: Literal["perceived", "learned"] = "perceived"  # at the end; learned: as the tail's, the places ask alike
+    queries: Literal["perceived", "learned"] = "perceived"  # what Q asks with; learned: queries of its own, as P's
     heads: tuple[PositiveInt, PositiveInt] = (16, 24)  # of the attention at the two places, as for a Swin-L
     sharpness: float = Field(5.0, gt=0)  # factor of the attention's logits; 0.2 for a BEiT-L
 
