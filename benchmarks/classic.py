@@ -19,7 +19,7 @@ from attar.data import Images, augmentation
 from attar.losses import gradient_distance
 
 
-def convnet(data: Images, width: int, depth: int) -> nn.Sequential:
+def convnet(data: Images, width: int, depth: int, *, batch_norm: bool = False) -> nn.Sequential:
     """Return the field's ConvNet, its last layer the linear head."""
     layers: list[nn.Module] = []
     channels, size, padding = data.channels, data.size, 1
@@ -28,7 +28,7 @@ def convnet(data: Images, width: int, depth: int) -> nn.Sequential:
     for _ in range(depth):
         layers += [
             nn.Conv2d(channels, width, 3, padding=padding),
-            nn.GroupNorm(width, width),
+            nn.BatchNorm2d(width) if batch_norm else nn.GroupNorm(width, width),
             nn.ReLU(),
             nn.AvgPool2d(2),
         ]
@@ -96,6 +96,48 @@ class MatchGradients(Distillation):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        return loss.item()
+
+
+class Recover:
+    """SRe2L, arXiv 2306.13092: hooks on every batch norm compare its input with what it saw in training.
+
+    One image of every class, from noise, with the pixels clamped channel by channel.
+    """
+
+    def __init__(self, teacher: nn.Module, data: Images, *, steps: int, lr: float, alpha: float, jitter: int) -> None:
+        self.teacher, self.data, self.alpha, self.jitter = teacher.eval(), data, alpha, jitter
+        self.found: list[Tensor] = []
+        for layer in teacher.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_hook(self._compare)
+        for parameter in teacher.parameters():
+            parameter.requires_grad = False
+        self.labels = torch.arange(data.num_classes)
+        shape = (data.num_classes, data.channels, data.size, data.size)
+        self.images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        self.optimizer = torch.optim.Adam([self.images], lr, betas=(0.5, 0.9))
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    def _compare(self, layer: nn.BatchNorm2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        x = inputs[0]
+        mean = x.mean((0, 2, 3))
+        variance = x.permute(1, 0, 2, 3).contiguous().reshape(x.shape[1], -1).var(1, unbiased=False)
+        seen = dict(layer.named_buffers())
+        self.found.append((seen["running_var"] - variance).norm(2) + (seen["running_mean"] - mean).norm(2))
+
+    def step(self) -> float:
+        down, right = (int(torch.randint(0, self.jitter + 1, ())) for _ in range(2))
+        self.found.clear()
+        self.optimizer.zero_grad()
+        classified = F.cross_entropy(self.teacher(self.images.roll((down, right), (2, 3))), self.labels)
+        first, *others = self.found
+        loss = classified + self.alpha * (10 * first + torch.stack(others).sum())
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        for channel, (mean, std) in enumerate(zip(self.data.mean.tolist(), self.data.std.tolist(), strict=True)):
+            self.images.data[:, channel].clamp_(-mean / std, (1 - mean) / std)
         return loss.item()
 
 
