@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from attar.artifacts.drawing import Ode
@@ -28,17 +28,25 @@ POINTS, PICTURES = 10_000, 1_000  # samples of an arm, where the protocol does n
 WARM = 2  # samples drawn before the clock is read
 
 
+def _listed(value: Any) -> Any:
+    """Let `steps=2` and `steps=1,2,4` stand for lists, as they are typed on a command line."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
 @spec
 class Generation:
     """How a sampler is measured."""
 
     samples: int | None = Field(None, ge=16)  # of an arm; none: 10,000 points or 1,000 pictures
-    steps: tuple[int, ...] = (1, 2, 4)  # that the sampler draws in, beside its own number
+    steps: Annotated[tuple[int, ...], BeforeValidator(_listed)] = (1, 2, 4)  # of the sampler, beside its own number
     teacher_steps: int = Field(32, ge=1)  # that its teacher draws in
     teacher_guidance: float | None = Field(None, ge=0)  # g of u + g (c − u); none: what the student was made with
     reference_steps: int = Field(50, ge=1)  # of Heun's method, two calls each, to the endpoints that all are held to
     features: Features | None = None  # in which pictures are compared; none: classifier, efficientnet-lite0 for texts
     directions: int = Field(128, ge=1)  # of the sliced distance of points
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # texts or classes that are shown; none: some
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,241 @@
+"""Grading a sampler beside its teacher for `attar.evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attar import data as sources
+from attar import files
+from attar.artifacts import load
+from attar.artifacts.sampler import Reading, Sampler
+from attar.data import Images, Samples
+from attar.data.samples import ImageSamples
+from attar.data.uri import POINTS
+from attar.diffusion import Flow, View
+from attar.diffusion.specs import FlowProcess
+from attar.errors import AttarError, DataError, RecipeError
+from attar.nets.denoiser_specs import PointMLP
+from attar.run import Run, guards, plan
+from attar.sampling import condition_of
+from attar.spec import build, to_json
+from attar.train import generation
+from attar.train.generation import Arm, Asked, Generation
+from attar.train.judges import ClassifierJudge, judge_of
+
+ROWS, EACH = 10, 4  # conditions that are shown of pictures, and samples of each
+POINTS_SHOWN = 1000
+Shown = dict[str, Tensor]  # samples to look at: pixels [rows, each, C, H, W] in bytes, or points [n, d]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A sampler with what it is held against."""
+
+    sampler: Sampler
+    data: Samples
+    test: Images | None
+    note: str
+    teacher: Sampler | None
+    guidance: float | None  # of the teacher; none: the teacher's own
+
+
+def grade_sampler(
+    sampler: Sampler,
+    target: Any,
+    *,
+    data: Any = None,
+    teacher: Any = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], Shown]:
+    """Return what a sampler's samples are worth in few and many steps, beside its teacher's, and some to look at.
+
+    Args:
+        sampler: what is graded.
+        target: the run it came from, which says data, teacher and guidance; anything else says nothing.
+        data: the data instead of the run's.
+        teacher: a sampler to stand beside, instead of the run's.
+        seed: of noise and conditions, which all arms share.
+        settings: fields of `Generation`.
+
+    Raises:
+        AttarError: nothing says the data, or they are of another shape than the sampler's; or a setting is wrong.
+    """
+    protocol = build(Generation, dict(settings or {}), name="protocol")
+    subject = _subject(sampler, target, data, teacher, protocol)
+    points = not isinstance(subject.data, ImageSamples)
+    asked = Asked.of(subject.data, protocol.samples or (generation.POINTS if points else generation.PICTURES), seed)
+    arms = generation.arms_of(sampler, subject.teacher, protocol, subject.guidance)
+    with guards.threads(plan.choose(0 if points else sampler.shape[-1]).threads):
+        score, told = _score(subject, protocol, asked)
+        rows, refused = generation.measured(arms, asked, score)
+        rows.append(_real(subject, asked, score))
+        drawable = [arm for arm in arms if arm.name not in refused]
+        names, pictures = (
+            (["all"], _points(subject, drawable, asked))
+            if points
+            else _pictures(subject, drawable, protocol.prompts, seed)
+        )
+    protocol_told = {**to_json(protocol), "samples": len(asked), "teacher_guidance": subject.guidance, **told}
+    outcome = {
+        "kind": "sampler",
+        "protocol": protocol_told,
+        "data": subject.data.source,
+        "note": subject.note,
+        "seed": seed,
+        "arms": rows,
+        "cross": [],
+        "refused": refused,
+        "shown": {"conditions": names, "arms": [arm.name for arm in drawable]},
+    }
+    return outcome, pictures
+
+
+def _subject(sampler: Sampler, target: Any, data: Any, teacher: Any, protocol: Generation) -> Subject:
+    recipe = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
+    told = files.read_object(recipe) if recipe is not None and recipe.exists() else {}
+    inputs, fields = files.mapping(told, "inputs"), files.mapping(told, "fields")
+    where = data if data is not None else inputs.get("data", sampler.source)
+    if where is None or isinstance(where, Mapping) or where == "memory":
+        raise AttarError("nothing says which data this sampler was trained for; name it, such as data=digits")
+    test, note = None, ""
+    if isinstance(where, Samples) or (isinstance(where, str) and where.strip() in POINTS):
+        samples = Samples.of(where)
+    else:
+        splits = sources.resolve(where)
+        samples, test, note = Samples.of(splits.train), splits.test, splits.note
+    if sampler.form != samples.form or (sampler.conditions and sampler.conditions != samples.conditions):
+        raise DataError(
+            f"the sampler draws {list(sampler.shape)} with {len(sampler.conditions)} conditions, {samples.source} has "
+            f"{list(samples.shape)} with {len(samples.conditions)}; name the data it was trained for"
+        )
+    found = _teacher(sampler, samples, inputs.get("teacher") if teacher is None else teacher)
+    guidance = protocol.teacher_guidance
+    if guidance is None and found is not None and isinstance(fields.get("guidance"), Mapping):
+        guidance = _usual(fields["guidance"])
+    return Subject(sampler, samples, test, note, found, guidance)
+
+
+def _usual(guidance: Mapping[str, Any]) -> float | None:
+    """Return the g that a student took over from its teacher: the middle of the range, where there is one."""
+    scale, highest = guidance.get("scale"), guidance.get("highest")
+    if not isinstance(scale, int | float):
+        return None
+    return float(scale if not isinstance(highest, int | float) else (scale + highest) / 2)
+
+
+def _teacher(sampler: Sampler, data: Samples, given: Any) -> Sampler | None:
+    """Return the teacher as a sampler: given, the data's closed form, or one that was trained as a stage; or none."""
+    if isinstance(given, Sampler):
+        return given
+    if given == "exact":
+        return exact(data)
+    if isinstance(given, str | Path) and Path(given).exists():
+        made = load(given)
+        if not isinstance(made, Sampler):
+            raise AttarError(f"{given} holds a {made.kind}; a sampler stands beside the sampler that taught it")
+        return made
+    if isinstance(given, str | Path):
+        raise AttarError(f"the teacher {given} is not there any more; name another with --teacher")
+    taught = next((sampler.parents[name] for name in sampler.parents if name.endswith("teacher")), None)
+    return None if taught is None else _stage(taught)
+
+
+def _stage(fingerprint: str) -> Sampler | None:
+    """Return the sampler of a fingerprint from the cache of stages; none where the cache has been emptied."""
+    for head in sorted((files.home() / "stages").glob("*/artifact/artifact.json")):
+        if f'"{fingerprint}"' in head.read_text(encoding="utf-8", errors="replace"):
+            made = load(head.parent)
+            if isinstance(made, Sampler) and made.fingerprint == fingerprint:
+                return made
+    return None
+
+
+class _ExactNetwork(nn.Module):
+    """A closed form as the network of a sampler."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view, self.place = view, nn.Parameter(torch.zeros(1))  # a network has a device
+
+    def forward(self, x: Tensor, label: Tensor, condition: Any = None) -> Tensor:
+        return self.view.velocity(x, label, condition)
+
+
+def exact(data: Samples) -> Sampler:
+    """Return the data's closed form as a sampler: by flow matching, whose ODE ends where every process's does.
+
+    Raises:
+        DataError: the data have no closed form.
+    """
+    view = data.exact(Flow())
+    if view is None:
+        raise DataError(f"{data.source} has no closed form; name a trained teacher")
+    reading = Reading(process=FlowProcess(), prediction="velocity")
+    return Sampler(_ExactNetwork(view), PointMLP(), data.form, reading, conditions=data.conditions, source=data.source)
+
+
+def _score(subject: Subject, protocol: Generation, asked: Asked) -> tuple[generation.Score, dict[str, Any]]:
+    """Return what scores the arms, and what is to be said of it."""
+    if not isinstance(subject.data, ImageSamples):
+        return _point_score(subject, protocol, asked)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = plan.choose(subject.sampler.shape[-1])
+        with Run(Path(scratch) / "run", plan=work, title="evaluate") as run:  # for its stages, which are kept
+            judge = judge_of(run, subject.data, protocol.features)
+    real, which = generation.reference_pictures(subject.data, subject.test)
+    told: dict[str, Any] = {"features": judge.name, "reference": f"{len(real)} {which}"}
+    if isinstance(judge, ClassifierJudge) and subject.test is not None:
+        told["judge_accuracy"] = judge.accuracy(subject.test)
+    return generation.picture_score(judge, real), told
+
+
+def _point_score(subject: Subject, protocol: Generation, asked: Asked) -> tuple[generation.Score, dict[str, Any]]:
+    """Return what scores points; the ODE that endpoints are held to is the teacher's, else the data's closed form."""
+    judge, whose, guidance = subject.teacher, "the teacher's ODE", subject.guidance
+    if judge is None and subject.data.exact(Flow()) is not None:
+        judge, whose, guidance = exact(subject.data), "the exact ODE", None
+    ends = None
+    if judge is not None:
+        ends = generation.endpoints(judge, asked, protocol.reference_steps, guidance)
+    told = {"endpoints": f"{whose}, Heun, {protocol.reference_steps} steps" if judge is not None else None}
+    return generation.point_score(subject.data, protocol, asked, ends), told
+
+
+def _real(subject: Subject, asked: Asked, score: generation.Score) -> dict[str, Any]:
+    """Return the row of the data themselves: as many other samples, which is what a perfect sampler would come to."""
+    rng = torch.Generator().manual_seed(asked.seed + 1)
+    x, which = subject.data.draw_named(len(asked), rng)
+    told = score(x, Asked(asked.noise, which if asked.which is not None else None, asked.seed))
+    told.pop("endpoint_error", None)  # real samples begin at no noise
+    return {"name": "data", "samples": len(x), **told}
+
+
+def _pictures(subject: Subject, arms: Sequence[Arm], prompts: Sequence[str], seed: int) -> tuple[list[str], Shown]:
+    """Return the names of the rows, and what each arm draws in them as bytes `[rows, each, C, H, W]`."""
+    sampler, data = subject.sampler, subject.data
+    if not data.conditions:
+        if prompts:
+            raise RecipeError("this sampler was trained without conditions, so no prompt can be given to it")
+        names, told = ["all"], None
+    else:
+        spaced = torch.linspace(0, len(data.conditions) - 1, min(ROWS, len(data.conditions))).round().long()
+        names = list(prompts) or [data.conditions[place] for place in spaced]
+        told = condition_of(sampler, names)
+    each = EACH if told is not None else EACH * ROWS
+    drawn = generation.shown(list(arms), told, each, sampler.shape, seed)
+    return names, {name: (sampler.picture(x) * 255).round().to(torch.uint8) for name, x in drawn.items()}
+
+
+def _points(subject: Subject, arms: Sequence[Arm], asked: Asked) -> Shown:
+    """Return where the same first noises end in every arm, and real points `[n, d]`."""
+    few = asked.few(POINTS_SHOWN)
+    made = {f"arm.{number}": few.draw(arm.sampler, arm.steps, arm.guidance) for number, arm in enumerate(arms)}
+    return {**made, "data": subject.data.draw_named(len(few), torch.Generator().manual_seed(0))[0]}
