@@ -16,18 +16,32 @@ _LAZY = {
     "claim": "attar.api",
     "export": "attar.api",
     "load": "attar.artifacts",
+    "sample": "attar.sampling",
     "systems": "attar.ledger",
     "AttarError": "attar.errors",
     "method": "attar.spec",
 }
 
-__all__ = ["AttarError", "__version__", "claim", "compare", "evaluate", "export", "load", "method", "run", "systems"]
+__all__ = [
+    "AttarError",
+    "__version__",
+    "claim",
+    "compare",
+    "evaluate",
+    "export",
+    "load",
+    "method",
+    "run",
+    "sample",
+    "systems",
+]
 
 if TYPE_CHECKING:
     from attar.api import claim, compare, evaluate, export, run
     from attar.artifacts import load
     from attar.errors import AttarError
     from attar.ledger import systems
+    from attar.sampling import sample
     from attar.spec import method
 
 

@@ -78,9 +78,11 @@ def evaluate(
     """Train fresh networks on a distilled set and on its baselines, and score them on the real test set.
 
     A `Student` is scored itself, beside its teacher: accuracy, negative log-likelihood in nats, and calibration error.
+    A `DualStudent` is scored by what it finds: texts for images, images for texts. A `Sampler` is scored in 1, 2, 4 and
+    its own number of steps, beside its teacher: distances to the data, coverage, calls and seconds a sample.
 
     Args:
-        target: a run folder, an artifact folder, or a `DistilledSet`, `Selection` or `Student`.
+        target: a run folder, an artifact folder, or a `DistilledSet`, `Selection`, `Student` or `Sampler`.
         data: the real data; none means what the run was made from.
         protocol: a preset of the evaluation protocol; none means what the method asks for, at the size of the run's
             preset (`small` for what is in memory).
@@ -94,13 +96,17 @@ def evaluate(
             encoder that the set's label projector stands on.
         continual: let classes come in so many steps, with each arm as the memory of those before.
         search: rank a grid of networks on each arm as well, and compare with their ranking on all the data.
-        overrides: fields of the protocol, such as `{"training.epochs": 100, "labels": "soft"}`.
+        overrides: fields of the protocol, such as `{"training.epochs": 100, "labels": "soft"}`; for a sampler those of
+            `attar.train.generation.Generation`, such as `{"steps": (1, 2), "samples": 500}`.
 
     Returns:
         protocol, data, arms and cross (as in evaluation.json), which is added to the run folder with a new report;
         continual and search where they were asked for.
     """
     from attar.artifacts import Student, load
+    from attar.artifacts.dual import DualStudent
+    from attar.artifacts.sampler import Sampler
+    from attar.generating import grade_sampler
     from attar.grading import grade
     from attar.judging import judge
     from attar.run.processes import Processes, join
@@ -108,7 +114,10 @@ def evaluate(
     join()
     settings = {**overrides, "networks": networks}
     artifact = load(target) if isinstance(target, str | Path) else target
-    if isinstance(artifact, Student):
+    shown = None
+    if isinstance(artifact, Sampler):
+        outcome, shown = grade_sampler(artifact, target, data=data, teacher=teacher, seed=seed, settings=overrides)
+    elif isinstance(artifact, Student | DualStudent):
         outcome = grade(artifact, target, data=data, teacher=teacher)
     else:
         outcome = judge(
@@ -124,7 +133,7 @@ def evaluate(
             network_search=search,
         )
     if isinstance(target, str | Path) and (Path(target) / "recipe.json").exists():
-        Processes().first(lambda: _keep(Path(target), outcome))
+        Processes().first(lambda: _keep(Path(target), outcome, shown))
     return outcome
 
 
@@ -272,10 +281,12 @@ def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: b
     return RunResult(artifact, folder, fingerprint, seconds, state, reused)
 
 
-def _keep(folder: Path, outcome: dict[str, Any]) -> None:
-    """Add an evaluation to a run folder, with a new report."""
+def _keep(folder: Path, outcome: dict[str, Any], shown: Any = None) -> None:
+    """Add an evaluation to a run folder, with what a sampler drew for it, and write a new report."""
+    if shown is not None:
+        files.save_tensors(folder / "samples.safetensors", shown)
     files.write_json(folder / "evaluation.json", outcome)
-    _report(folder, outcome["data"])
+    _report(folder, outcome["data"] if shown is None else None)
 
 
 def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:

@@ -166,7 +166,10 @@ def evaluate(
     search: Annotated[bool, typer.Option("--search", help="Rank a grid of networks, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train fresh networks on what a run made, and on its baselines, and compare their test accuracy."""
+    """Train fresh networks on what a run made, and on its baselines, and compare their test accuracy.
+
+    A trained network is scored itself; a sampler by what it draws in 1, 2, 4 and its own number of steps.
+    """
     overrides = parse_overrides(settings or [])
     options: dict[str, Any] = {"data": data, "protocol": protocol, "networks": networks, "seed": seed}
     options |= {"nets": _names(nets), "teacher": _names(teacher), "continual": continual, "search": search}
@@ -177,6 +180,33 @@ def evaluate(
         from attar import api, terminal
 
         answer(api.evaluate(target, **options, **overrides), terminal.show_arms)
+
+
+@app.command()
+def sample(
+    target: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or an artifact folder of a sampler.")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT]...", show_default="at random", help="Classes, or any texts where it was trained on texts."
+        ),
+    ] = None,
+    *,
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples of each prompt.")] = 8,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of drawing.", show_default="the sampler's")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Scale g of u + g (c - u); 1 is off.", show_default="the sampler's")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png or .npz to write.", show_default="in the folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw from a sampler and write a picture with a row for each prompt."""
+    with _answer(as_json) as answer:
+        from attar import sampling, terminal
+
+        told = sampling.sample(target, prompts or (), n=n, steps=steps, seed=seed, guidance=guidance, out=out)
+        answer(told, terminal.show_values)
 
 
 @app.command()

@@ -133,6 +133,10 @@ def _usual(guidance: Mapping[str, Any]) -> float | None:
 
 def _teacher(sampler: Sampler, data: Samples, given: Any) -> Sampler | None:
     """Return the teacher as a sampler: given, the data's closed form, or one that was trained as a stage; or none."""
+    if isinstance(given, list | tuple):
+        if len(given) != 1:
+            raise RecipeError(f"a sampler stands beside one teacher; got {len(given)}")
+        given = given[0]
     if isinstance(given, Sampler):
         return given
     if given == "exact":

@@ -135,6 +135,9 @@ def show_entry(entry: Mapping[str, Any]) -> None:
 def show_arms(result: Mapping[str, Any]) -> None:
     """Print the arms of an evaluation: accuracy over networks, storage, training time; then other architectures."""
     out = console()
+    if result.get("kind") == "sampler":
+        _show_samplers(result, out)
+        return
     if any("nll" in arm for arm in result["arms"]):
         graded = ("arm", "accuracy", "nll", "calibration error", "parameters", "bytes")
         numbers = [
@@ -159,6 +162,21 @@ def show_arms(result: Mapping[str, Any]) -> None:
         ]
         names = ("arm", "rank correlation", "its choice", "which has on all data")
         out.print(table(names, rows, right=("rank correlation", names[3]), title="Choosing a network"))
+
+
+def _show_samplers(result: Mapping[str, Any], out: Console) -> None:
+    """Print what a sampler's arms were measured at: calls and time of a sample, then its distances and shares."""
+    measures = list(dict.fromkeys(key for arm in result["arms"] for key in arm))
+    shown = [key for key in measures if key not in ("name", "samples", "steps", "bytes")]
+    heads = {"evaluations": "calls", "seconds": "ms", "sliced_wasserstein": "sliced W2", "accuracy": "as asked"}
+    rows = [
+        (arm["name"], *(1000 * arm[key] if key == "seconds" and key in arm else arm.get(key) for key in shown))
+        for arm in result["arms"]
+    ]
+    columns = ("arm", *(heads.get(key, key.replace("_", " ")) for key in shown))
+    out.print(table(columns, rows, right=columns[1:]))
+    for name, why in result.get("refused", {}).items():
+        out.print(f"{name}: {why}", markup=False)
 
 
 def show_claim(result: Mapping[str, Any]) -> None:
