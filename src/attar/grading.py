@@ -12,12 +12,14 @@ from attar import data as sources
 from attar import files, metrics, nets
 from attar.artifacts import Student
 from attar.artifacts.autoencoder import Encoder
+from attar.artifacts.dual import DualStudent
 from attar.data import Splits
 from attar.errors import AttarError
 from attar.nets import count_parameters
 from attar.nets.masked import MeanFeatures
 from attar.train.probe import neighbour_accuracy
 from attar.train.regression import Shape
+from attar.train.retrieval import retrieval, zero_shot
 from attar.train.teacher import Teacher
 from attar.train.training import predict
 from attar.train.transfer import probed
@@ -25,10 +27,11 @@ from attar.train.transfer import probed
 PROBED = 10_000  # labelled images that a probe is fitted on, at most
 
 
-def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = None) -> dict[str, Any]:
+def grade(student: Student | DualStudent, target: Any, *, data: Any = None, teacher: Any = None) -> dict[str, Any]:
     """Return accuracy, negative log-likelihood (nats) and calibration error of a student on the test set.
 
-    Of an encoder that saw no labels: what its frozen features say, read with at most 10,000 labelled images.
+    Of an encoder that saw no labels: what its frozen features say, read with at most 10,000 labelled images. Of a dual
+    encoder: recall from images to texts and back, and accuracy by the names of the classes.
 
     Args:
         student: what is graded.
@@ -44,8 +47,8 @@ def grade(student: Student, target: Any, *, data: Any = None, teacher: Any = Non
     if where is None or isinstance(where, dict):
         raise AttarError("nothing says which data this network was trained for; name it, such as data=fashion-mnist")
     splits = sources.resolve(where)
-    if isinstance(student, Encoder):
-        arms = list(_probes(student, splits))
+    if isinstance(student, Encoder | DualStudent):
+        arms = list(_probes(student, splits) if isinstance(student, Encoder) else _found(student, splits))
         return {"protocol": {}, "data": splits.train.source, "note": splits.note, "arms": arms, "cross": []}
     arms = [_row("student", student, splits)]
     teaching = given.get("teacher") if teacher is None else teacher
@@ -85,6 +88,25 @@ def _probes(encoder: Encoder, splits: Splits) -> Iterator[dict[str, Any]]:
                 "parameters": nets.count_parameters(module),
                 "bytes": encoder.bytes,
             }
+
+
+def _found(student: DualStudent, splits: Splits) -> Iterator[dict[str, Any]]:
+    """Yield what a dual encoder finds among the test set's texts, images and classes.
+
+    Raises:
+        AttarError: the data have images of another shape.
+    """
+    if (student.channels, student.size) != (splits.test.channels, splits.test.size):
+        raise AttarError(
+            f"these towers read {student.channels}×{student.size}×{student.size} images, {splits.test.source} has "
+            f"{splits.test.channels}×{splits.test.size}×{splits.test.size}; name data of that shape"
+        )
+    found = retrieval(student, splits.test)
+    if splits.test.num_classes > 1:
+        found["classes by name"] = zero_shot(student, splits.test)
+    for name, share in found.items():
+        sizes = {"parameters": nets.count_parameters(student.module), "bytes": student.bytes}
+        yield {"name": name, "accuracy": share, "accuracies": [share], "images": len(splits.test), **sizes}
 
 
 def _row(name: str, student: Student, splits: Splits) -> dict[str, Any]:

@@ -85,11 +85,17 @@ def snippet(kind: str, folder: str) -> str:
         return (
             f"import attar\n\nselection = attar.load({folder!r})\nindices = selection.indices   # of the training split"
         )
-    if kind in ("encoder", "autoencoder"):
-        return f"import attar\n\nencoder = attar.load({folder!r}).module   # encoder.embed(images): features"
-    if kind == "student":
-        return f"import attar\n\nnetwork = attar.load({folder!r}).module   # a torch.nn.Module"
+    if kind in _NETWORKS:
+        return "import attar\n\n" + _NETWORKS[kind].format(load=f"attar.load({folder!r})")
     return first.rstrip()
+
+
+_NETWORKS = {
+    "autoencoder": "encoder = {load}.module   # encoder.embed(images): features",
+    "dual-encoder": "towers = {load}   # towers.module.images(images) and towers.texts(['a red bag']): unit vectors",
+    "encoder": "encoder = {load}.module   # encoder.embed(images): features",
+    "student": "network = {load}.module   # a torch.nn.Module",
+}
 
 
 def plain(value: str) -> str:

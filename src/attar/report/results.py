@@ -107,17 +107,8 @@ def headline(arms: Sequence[Arm], kind: str) -> str:
     >>> headline(arms, "distilled-set").replace("\u202f", " ")
     '100 images stand in for 10,000: 77.0 % test accuracy, against 72.2 % for as many random ones and 84.0 % for all.'
     """
-    if kind == "student":
-        others = " and ".join(f"{percent(arm.accuracy)} for the {arm.name}" for arm in arms[1:])
-        return (
-            f"The student reaches {percent(arms[0].accuracy)} test accuracy{', against ' + others if others else ''}."
-        )
-    if kind in ("encoder", "autoencoder"):
-        frozen = {arm.name: percent(arm.accuracy) for arm in arms}
-        return (
-            f"A linear probe on its frozen features reaches {frozen.get('encoder, linear probe', '–')} test accuracy, "
-            f"against {frozen.get('untrained, linear probe', '–')} on those of an untrained network."
-        )
+    if kind in ("student", "dual-encoder", "encoder", "autoencoder"):
+        return _network_headline(arms, kind)
     by_name = {arm.name: arm for arm in arms}
     made = next((arm for arm in arms if arm.name not in ("random", "full")), None)
     random, full = by_name.get("random"), by_name.get("full")
@@ -141,6 +132,25 @@ def headline(arms: Sequence[Arm], kind: str) -> str:
     if full and full.images and count:
         return f"{count}images stand in for {full.images:,}: {reached}{others}."
     return f"{subject} reach {reached}{others}.".capitalize()
+
+
+def _network_headline(arms: Sequence[Arm], kind: str) -> str:
+    """Say what a trained network came to."""
+    if kind == "student":
+        others = " and ".join(f"{percent(arm.accuracy)} for the {arm.name}" for arm in arms[1:])
+        return (
+            f"The student reaches {percent(arms[0].accuracy)} test accuracy{', against ' + others if others else ''}."
+        )
+    found = {arm.name: percent(arm.accuracy) for arm in arms}
+    if kind == "dual-encoder":
+        return (
+            f"The right text comes first for {found.get('image to text @1', '–')} of the test images, "
+            f"the right image for {found.get('text to image @1', '–')} of their texts."
+        )
+    return (
+        f"A linear probe on its frozen features reaches {found.get('encoder, linear probe', '–')} test accuracy, "
+        f"against {found.get('untrained, linear probe', '–')} on those of an untrained network."
+    )
 
 
 def net_name(net: Any) -> str:

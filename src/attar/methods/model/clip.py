@@ -19,7 +19,7 @@ from attar.spec import method
 
 _VIEWS = {"scale": [0.8, 1.0], "flip": 0.0}
 TOWERS: dict[str, Any] = {
-    "image": {"patch": 8, "width": 128, "depth": 6, "heads": 8, "head_width": 16},
+    "image": {"patch": 8, "width": 96, "depth": 4, "heads": 6, "head_width": 16},
     "text": {"width": 64, "depth": 4, "heads": 4, "head_width": 16, "context": 16},
     "dimensions": 64,
 }
@@ -38,7 +38,7 @@ class ContrastivePairs:
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "net": TOWERS,
-            "train": {"steps": 400, "batch": 128, "warmup": 50, "optimizer": {"lr": 1e-3}, "views": _VIEWS},
+            "train": {"steps": 300, "batch": 128, "warmup": 50, "optimizer": {"lr": 1e-3}, "views": _VIEWS},
         }
     }
 

@@ -42,12 +42,12 @@ class TinyCLIP:
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "stages": [
-                {"image_width": 96, "image_depth": 6, "text_width": 48, "text_depth": 4},
-                {"image_width": 64, "image_depth": 3, "text_width": 32, "text_depth": 2},
+                {"image_width": 80, "image_depth": 4, "text_width": 48, "text_depth": 4},
+                {"image_width": 64, "image_depth": 2, "text_width": 32, "text_depth": 2},
             ],
             "keep": [0.5, 0.25],
-            "gates": {"steps": 100, "ramp": 50, "optimizer": {"lr": 0.2}},
-            "train": {**ContrastivePairs.presets["small"]["train"], "steps": 200},
+            "gates": {"steps": 60, "ramp": 30, "optimizer": {"lr": 0.2}},
+            "train": {**ContrastivePairs.presets["small"]["train"], "steps": 150},
             "teaching": ContrastivePairs.presets["small"],
         }
     }
