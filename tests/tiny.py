@@ -68,6 +68,10 @@ DUAL = {
     "train.warmup": 2,
 }
 
+DENOISER = {"net": {"width": 16, "blocks": 1}, "train": {"steps": 6, "batch": 8}}
+
+SAMPLER = {"teaching": DENOISER, "train": DENOISER["train"]}
+
 TINY: dict[str, dict[str, Any]] = {
     "random": {"ipc": 2},
     "herding": FEATURES,
@@ -231,6 +235,8 @@ TINY: dict[str, dict[str, Any]] = {
         "learn": "points",
         "point_train.steps": 4,
     },
+    "diffusion": DENOISER,
+    "consistency": {**SAMPLER, "pairs": {"intervals": 6}, "guidance": {"scale": 2.0}},
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }
 

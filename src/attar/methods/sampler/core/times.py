@@ -63,6 +63,7 @@ class Pair:
     t: Tensor
     s: Tensor
     end: Tensor
+    jumps: bool = False  # whether they are led there by DDIM; otherwise `end` is the end of the grid, and f goes there
 
 
 @spec
@@ -115,7 +116,7 @@ class Pairs:
         if self.random_end:
             share = torch.rand(n, generator=rng, dtype=torch.float64)
             edge = edge + (share * (place - edge + 1)).floor().long()
-        return Pair(times[place + 1], times[place], times[edge])
+        return Pair(times[place + 1], times[place], times[edge], self.segments > 1 or self.random_end)
 
     def chances(self, process: Process, times: Tensor) -> Tensor:
         """Return the probability of each interval `[intervals]`: even, or erf-differences of a log-normal σ/α."""

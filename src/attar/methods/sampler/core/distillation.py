@@ -1,0 +1,197 @@
+"""The loop of every distillation: a teacher, a student, phases, and the terms that a method yields in each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attar.artifacts.drawing import Drawing
+from attar.artifacts.sampler import Reading, Sampler
+from attar.data import Samples
+from attar.diffusion.denoiser import Denoiser
+from attar.diffusion.process import Process
+from attar.diffusion.view import Condition, View
+from attar.methods.sampler.core.teacher import GivenTeacher, Teacher, TeacherGuidance, ready
+from attar.methods.sampler.core.training import Batch, SamplerTraining, batch_of, trained
+from attar.methods.sampler.diffusion import Diffusion
+from attar.nets.denoiser_specs import DenoiserNet, Extras
+from attar.nets.denoisers import told
+from attar.run import Learner, Run
+from attar.spec import method
+
+Terms = Iterator[Mapping[str, Tensor]]  # one backward each: terms that share a graph stand in one mapping
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A loop of its own: its name and length, and what is special in it."""
+
+    name: str
+    steps: int
+    settings: Mapping[str, Any] = field(default_factory=dict)  # whatever the method reads, such as {"segments": 4}
+
+
+@dataclass(eq=False)
+class Lesson:
+    """Everything that lives as long as the run.
+
+    Attributes:
+        run: where randomness, loops and learners come from.
+        data: what the teacher learned.
+        teacher: frozen; none where a method needs none and none was given.
+        student: the live student; its module is trained.
+        learner: of the student; its averages are `evaluated` and, where asked for, `target`.
+        state: what the method's `build` made.
+    """
+
+    run: Run
+    data: Samples
+    teacher: Teacher | None
+    student: Sampler
+    learner: Learner
+    state: Any = None
+
+    @property
+    def process(self) -> Process:
+        """The process that student and teacher live on."""
+        return self.view.process
+
+    @property
+    def view(self) -> Denoiser:
+        """The live student."""
+        return self.student.denoiser
+
+    @property
+    def target(self) -> Denoiser:
+        """The average of the student's weights that targets are made with, or the student itself."""
+        module = self.learner.ema.get("target")
+        return self.view if module is None else self.student.with_module(module).denoiser
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What one step is about.
+
+    Attributes:
+        batch: clean samples, noise and conditions.
+        scale: the teacher's guidance g, one number or `[n]`.
+        condition: what the student is told: the condition, and g − 1 where guidance is embedded.
+        step: in its phase, from 0.
+        phase: the phase.
+    """
+
+    run: Run
+    batch: Batch
+    scale: float | Tensor
+    condition: Condition
+    step: int
+    phase: Phase
+
+    def rng(self, name: str) -> torch.Generator:
+        """Return a CPU generator for this step; every process has its own."""
+        return self.run.rng(name, self.step, self.run.rank)
+
+
+@method
+class Distillation:
+    """Distil a student sampler from a teacher. A subclass yields the `terms` of a step; the rest may stay as it is."""
+
+    version: ClassVar = 1
+    presets: ClassVar[dict[str, Any]] = {
+        "small": {"train": {"steps": 2000}, "teaching": Diffusion.presets["small"]},
+    }
+    second_time: ClassVar[bool] = False  # whether the student is told a second time
+
+    net: DenoiserNet | None = None  # the student's; none: the teacher's, with its weights
+    teaching: Diffusion = Diffusion()  # of a teacher that is not given, and the student's own form without any
+    guidance: TeacherGuidance = TeacherGuidance()
+    drop: float = Field(0.0, ge=0, lt=1)  # share of conditions that are dropped
+    train: SamplerTraining = SamplerTraining()
+
+    @property
+    def asks(self) -> bool:
+        """Whether a teacher is trained where none is given."""
+        return True
+
+    @property
+    def target_decay(self) -> float | None:
+        """The decay of the average called `target`; none for none."""
+        return None
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the loops, in order."""
+        return (Phase("distil", self.train.steps),)
+
+    def build(self, lesson: Lesson) -> Any:
+        """Return what the terms need beside, such as learners of a discriminator; registered before the first loop."""
+        return None
+
+    def enter(self, lesson: Lesson, phase: Phase) -> None:
+        """Get ready for a phase; called on every start, with the state that the phase before ended with."""
+
+    def terms(self, lesson: Lesson, moment: Moment) -> Terms:
+        """Yield the student's terms of a step; none leave the student as it is."""
+        yield from ()
+
+    def after(self, lesson: Lesson, moment: Moment) -> None:
+        """Let other learners take their steps, and targets move, behind the student's step."""
+
+    def drawing(self) -> Drawing:
+        """Return how samples of the student are drawn."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its student draws samples")
+
+    def __call__(self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None) -> Sampler:
+        """Train the student."""
+        lesson = self.begin(run, data, teacher)
+        lesson.state = self.build(lesson)
+        for phase in self.phases():
+            self.enter(lesson, phase)
+            for step in run.loop(phase.name, phase.steps):
+                lesson.student.module.train()
+                moment = self.moment(lesson, phase, step)
+                for terms in self.terms(lesson, moment):
+                    run.backward(terms, lesson.learner)
+                lesson.learner.step()
+                self.after(lesson, moment)
+        return lesson.student.with_module(trained(lesson.learner))
+
+    def begin(self, run: Run, data: Samples, given: GivenTeacher | None) -> Lesson:
+        """Return teacher and student as they start, with the student's learner."""
+        self.guidance.check(data)
+        teacher = ready(run, data, given, self.teaching) if self.asks or given is not None else None
+        known = teacher.sampler if teacher is not None else None
+        extras = Extras(guidance=self.guidance.embedded, second_time=self.second_time)
+        changes: dict[str, Any] = {
+            "drawing": self.drawing(),
+            "guidance": self.guidance.usual if self.guidance.embedded else 1.0,
+            "guided": "embedded" if self.guidance.embedded else "two-calls",
+        }
+        if known is not None and self.net is None:
+            student = known.copy(extras=extras, **changes)
+        else:
+            own = {"process": self.teaching.process, "prediction": self.teaching.predicts}
+            own = own if known is None else {name: getattr(known.reading, name) for name in own}
+            net = self.net or self.teaching.net
+            student = Sampler.fresh(net, data, Reading(**own, **changes), run.rng("net"), extras=extras)
+        module = student.module.to(run.device).requires_grad_(True)
+        learner = self.train.learner(run, "student", module, target=self.target_decay)
+        return Lesson(run, data, teacher, student, learner)
+
+    def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
+        """Draw what a step is about."""
+        run = lesson.run
+        batch = batch_of(run, lesson.data, self.train.batch, step, drop=self.drop)
+        scale = self.guidance.draw(batch.total, run.rng("guidance", step))
+        scale = batch.mine(scale) if isinstance(scale, Tensor) else scale
+        embedded = scale - 1 if self.guidance.embedded and isinstance(scale, Tensor) else None
+        return Moment(run, batch, scale, told(batch.condition, guidance=embedded), step, phase)
+
+    def teacher_of(self, lesson: Lesson, moment: Moment) -> View:
+        """Return the teacher with the step's guidance."""
+        assert lesson.teacher is not None
+        return lesson.teacher.guided(moment.scale)
