@@ -203,6 +203,15 @@ def test_stage_objectives_compare_the_last_stages(lesson):
     assert [layer.__class__ for layer in found.state[0]] == [nn.Conv2d, nn.BatchNorm2d]
 
 
+def test_where_stages_differ_the_hint_is_as_deep_in_both_networks(data):
+    deep = nets.fresh(ViT(patch=2, width=4, depth=12, heads=2), data, torch.Generator())
+    three = nets.fresh(ConvNet(depth=3, width=4), data, torch.Generator())
+    assert objective("fitnet").taps(three, three) == (["stage:-2"], ["stage:-2"])
+    assert objective("fitnet").taps(three, deep) == (["stage:-2"], ["stage:-5"])  # the second of 3, the eighth of 12
+    assert objective("fitnet").taps(deep, three) == (["stage:-2"], ["stage:-1"])
+    assert objective("fitnet", pairs=("stages.0=stages.3",)).taps(three, deep) == (["stages.0"], ["stages.3"])
+
+
 def test_the_hint_is_in_the_middle_and_regressed_to_the_teachers_shape(lesson):
     found = lesson("fitnet")
     assert (found.student.paths, found.teacher.paths) == (("stage:-2",), ("stage:-2",))
