@@ -215,9 +215,13 @@ def _point_score(subject: Subject, protocol: Generation, asked: Asked) -> tuple[
 
 def _real(subject: Subject, asked: Asked, score: generation.Score) -> dict[str, Any]:
     """Return the row of the data themselves: as many other samples, which is what a perfect sampler would come to."""
-    rng = torch.Generator().manual_seed(asked.seed + 1)
-    x, which = subject.data.draw_named(len(asked), rng)
-    told = score(x, Asked(asked.noise, which if asked.which is not None else None, asked.seed))
+    which = asked.which
+    if isinstance(subject.data, ImageSamples):
+        x, drawn = subject.data.draw_named(len(asked), torch.Generator().manual_seed(asked.seed + 1))
+        which = None if which is None else drawn
+    else:
+        x = generation.real_points(subject.data, asked, "other")
+    told = score(x, Asked(asked.noise, which, asked.seed))
     told.pop("endpoint_error", None)  # real samples begin at no noise
     return {"name": "data", "samples": len(x), **told}
 

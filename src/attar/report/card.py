@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attar.report.draws import draws_headline, draws_lines
 from attar.report.numbers import bytes_text
 from attar.report.recipe import command_line, flatten, shown, told
 from attar.report.results import headline, net_name, read_arms
@@ -40,13 +41,15 @@ def card_text(
         evaluation: the content of `evaluation.json`, where there is one.
     """
     kind = str(artifact.get("kind", "artifact"))
-    arms = read_arms((evaluation or {}).get("arms"), (evaluation or {}).get("networks"))
+    sampled = kind == "sampler"
+    arms = [] if sampled else read_arms((evaluation or {}).get("arms"), (evaluation or {}).get("networks"))
+    says = draws_headline(evaluation or {}) if sampled else headline(arms, kind) if arms else ""
     name = f"{recipe.get('id', 'artifact')} on {flatten(recipe.get('inputs', {})).get('data', 'its inputs')}"
     lines = [
         *_front_matter(kind, name),
         f"# {plain(name)}",
         "",
-        plain(headline(arms, kind)) if arms else "Not evaluated yet: there are no numbers to trust.",
+        plain(says) or "Not evaluated yet: there are no numbers to trust.",
         "",
         *_facts(artifact, kind),
         "## Load",
@@ -55,7 +58,7 @@ def card_text(
         snippet(kind, "."),
         "```",
         "",
-        *(_numbers(evaluation or {}) if arms else ()),
+        *(draws_lines(evaluation or {}, plain) if sampled else _numbers(evaluation or {}) if arms else ()),
         "## Made by",
         "",
         "```sh",
@@ -94,6 +97,7 @@ _NETWORKS = {
     "autoencoder": "encoder = {load}.module   # encoder.embed(images): features",
     "dual-encoder": "towers = {load}   # towers.module.images(images) and towers.texts(['a red bag']): unit vectors",
     "encoder": "encoder = {load}.module   # encoder.embed(images): features",
+    "sampler": "sampler = {load}\nx = sampler(8, steps=2)   # by name: sampler(1, [NAME]); pixels: sampler.picture(x)",
     "student": "network = {load}.module   # a torch.nn.Module",
 }
 

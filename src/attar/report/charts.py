@@ -112,6 +112,18 @@ def line_chart(
     return _svg(parts, width, height, title, summary(steps, values) + (", logarithmic axis" if logarithmic else ""))
 
 
+def scatter(points: Sequence[tuple[float, float]], reach: float, title: str, width: int = 220) -> Markup:
+    """Draw points of the plane in the square [-reach, reach]²; those outside, or not finite, are counted in words."""
+    inside = [(x, y) for x, y in points if abs(x) <= reach and abs(y) <= reach]
+    scale = width / (2 * reach) if reach > 0 else 1.0
+    dots = [f"M{(x + reach) * scale:.1f} {(reach - y) * scale:.1f}h0" for x, y in inside]  # a line of no length: a dot
+    parts = [_line("grid", 0, width / 2, width, width / 2), _line("grid", width / 2, 0, width / 2, width)]
+    parts.append(f'<path class="points" d="{"".join(dots)}"/>')
+    beyond = len(points) - len(inside)
+    words = f"{len(inside)} points" + (f", {beyond} more lie outside" if beyond else "")
+    return _svg(parts, width, width, title, words)
+
+
 def summary(steps: Sequence[float], values: Sequence[float]) -> str:
     """Say in words where a curve starts, where it ends, and the extremes between."""
     points = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]

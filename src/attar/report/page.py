@@ -23,6 +23,7 @@ from attar.files import write_text
 from attar.report import recipe as recipes
 from attar.report.card import snippet
 from attar.report.charts import bar_chart, line_chart, summary
+from attar.report.draws import draws, draws_headline
 from attar.report.folder import Curve, RunFolder, read_folder
 from attar.report.numbers import bytes_text, seconds_text
 from attar.report.pictures import CLASSES_SHOWN, MADE_SHOWN, Gallery, gallery
@@ -87,14 +88,15 @@ def environment() -> jinja2.Environment:
 def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
     """Return every value that the template shows."""
     kind = str(run.artifact.get("kind", ""))
-    arms = read_arms(run.evaluation.get("arms"), run.evaluation.get("networks"))
+    sampled = draws(run.evaluation, kind, run.path)
+    arms = [] if sampled["draws"] else read_arms(run.evaluation.get("arms"), run.evaluation.get("networks"))
     pictures, problem = pictures_of(run, data)
     networks = max((len(arm.accuracies) for arm in arms), default=0)
     return {
         "title": _title(run),
         "kicker": f"Attar run {run.path.resolve().name}",
         "paper": _paper(run.recipe),
-        "result": headline(arms, kind) if arms else _without_result(run, kind),
+        "result": headline(arms, kind) if arms else draws_headline(run.evaluation) or _without_result(run, kind),
         "notices": [*_notices(run), *problem],
         "arms": arms,
         "graded": bool(arms) and all(arm.nll is not None for arm in arms),
@@ -102,6 +104,7 @@ def _content(run: RunFolder, data: Images | Splits | None) -> dict[str, Any]:
         "accuracy_chart": bar_chart(bars(arms), "Test accuracy") if arms else "",
         "steps_known": any(arm.steps is not None for arm in arms),
         "networks": min(networks, NETWORKS_SHOWN) if networks > 1 else 0,
+        **sampled,
         "gallery": pictures,
         "gallery_note": _gallery_note(pictures, kind) if pictures else "",
         "made_word": "Chosen" if kind == "selection" else "Distilled",
@@ -134,6 +137,8 @@ def _paper(recipe: Mapping[str, Any]) -> str:
 
 def _without_result(run: RunFolder, kind: str) -> str:
     """Say what there is when there is no evaluation."""
+    if kind == "sampler":
+        return f"Made: a sampler. It is not evaluated yet; ‘attar evaluate {run.path}’ measures it."
     if kind:
         thing = NOUNS.get(kind, f"an artifact of kind “{kind}”")
         return f"Made: {thing}. They are not evaluated yet; ‘attar evaluate {run.path}’ measures them."

@@ -106,9 +106,9 @@ Score = Callable[[Tensor, Asked], dict[str, float]]
 
 def point_score(data: Samples, protocol: Generation, asked: Asked, reference: Tensor | None) -> Score:
     """Return what scores points: sliced distance, energy, modes, and error to the reference endpoints where given."""
-    real, real_which = data.draw_named(len(asked), keys.generator(asked.seed, ("generate",), "real", ()))
+    real = real_points(data, asked, "real")
     modes = len(data.conditions)
-    shares = real_which.bincount(minlength=modes) if modes else None
+    shares = asked.which.bincount(minlength=modes) if asked.which is not None else None
 
     def score(x: Tensor, of: Asked) -> dict[str, float]:
         directions = keys.generator(asked.seed, ("generate",), "directions", ())
@@ -126,6 +126,23 @@ def point_score(data: Samples, protocol: Generation, asked: Asked, reference: Te
         return told
 
     return score
+
+
+def real_points(data: Samples, asked: Asked, name: str) -> Tensor:
+    """Return as many real points as are asked for `[n, d]`, of each condition as many: chance in that hides the rest.
+
+    `name` is that of the stream they are drawn from.
+    """
+    rng = keys.generator(asked.seed, ("generate",), name, ())
+    if asked.which is None:
+        return data.draw_named(len(asked), rng)[0]
+    found: list[list[Tensor]] = [[] for _ in data.conditions]
+    wanted = asked.which.bincount(minlength=len(found)).tolist()
+    while any(len(some) < count for some, count in zip(found, wanted, strict=True)):
+        x, which = data.draw_named(len(asked), rng)
+        for number, some in enumerate(found):
+            some.extend(x[which == number][: wanted[number] - len(some)])
+    return torch.stack([found[number].pop() for number in asked.which.tolist()])
 
 
 def modes_of(data: Samples, x: Tensor) -> Tensor | None:
