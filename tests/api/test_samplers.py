@@ -1,0 +1,158 @@
+"""Samplers by the public functions: graded beside their teachers, drawn from by name, refused with a reason."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attar
+from attar import api, files
+from attar.artifacts.sampler import Sampler
+from attar.data import Samples
+from attar.errors import AttarError, DataError
+from attar.generating import exact
+
+POINTS = {"net": "mlp", "net.width": 8, "net.depth": 1, "train.steps": 3, "train.batch": 8}
+PICTURES = {"net": "residual-mlp", "net.width": 8, "net.blocks": 1, "train.steps": 3, "train.batch": 8}
+FEW = {"samples": 40, "teacher_steps": 3, "reference_steps": 4}
+
+
+@pytest.fixture
+def ring():
+    return api.run_result("diffusion", data="ring", **POINTS).folder
+
+
+@pytest.fixture
+def digits(pictures):
+    return api.run_result("diffusion", data=pictures, **PICTURES).folder
+
+
+def test_points_are_measured_in_few_and_many_steps_beside_the_data(ring):
+    outcome = attar.evaluate(ring, steps=(1, 2), **FEW)
+    assert [arm["name"] for arm in outcome["arms"]] == ["1 step", "2 steps", "32 steps", "data"]
+    calls = [arm.get("evaluations") for arm in outcome["arms"]]
+    assert calls == [1, 2, 32, None]
+    assert all(arm["sliced_wasserstein"] >= 0 and 0 <= arm["coverage"] <= 1 for arm in outcome["arms"])
+    assert outcome["protocol"]["endpoints"] == "the exact ODE, Heun, 4 steps"
+    assert files.read_json(ring / "evaluation.json") == outcome
+    drawn = files.load_tensors(ring / "samples.safetensors")
+    assert sorted(drawn) == ["arm.0", "arm.1", "arm.2", "data"]
+    again = attar.evaluate(ring, steps="1,2", **FEW)
+    untimed = [[{k: v for k, v in arm.items() if k != "seconds"} for arm in one["arms"]] for one in (outcome, again)]
+    assert untimed[0] == untimed[1]
+    assert attar.evaluate(ring, steps=2, seed=1, **FEW)["arms"][0] != outcome["arms"][1]
+
+
+def test_a_student_stands_beside_the_teacher_it_was_made_with(ring):
+    tiny = {key: value for key, value in POINTS.items() if not key.startswith("net")}
+    folder = api.run_result("consistency", data="ring", teacher=str(ring), **tiny).folder
+    outcome = attar.evaluate(folder, **FEW)
+    assert outcome["arms"][-2]["name"] == "teacher, 3 steps"
+    assert outcome["protocol"]["endpoints"] == "the teacher's ODE, Heun, 4 steps"
+    taught_on_the_way = api.run_result(
+        "consistency", data="ring", **tiny, **{f"teaching.{key}": value for key, value in POINTS.items()}
+    ).folder
+    outcome = attar.evaluate(taught_on_the_way, **FEW)  # its teacher is in the cache of stages
+    assert outcome["arms"][-2]["name"] == "teacher, 3 steps"
+    named = attar.evaluate(taught_on_the_way, teacher=[str(ring)], **FEW)
+    assert named["arms"][-2]["sliced_wasserstein"] != outcome["arms"][-2]["sliced_wasserstein"]
+    with pytest.raises(AttarError, match="not there any more"):
+        attar.evaluate(folder, teacher="runs/gone", **FEW)
+
+
+def test_pictures_are_measured_in_the_features_of_a_classifier_and_shown_in_all_arms(digits, pictures):
+    outcome = attar.evaluate(digits, steps=(1,), prompts=["2", "0"], **FEW)
+    for arm in outcome["arms"]:
+        assert {"frechet", "kernel", "coverage", "accuracy", "high_frequencies"} <= arm.keys()
+    data = outcome["arms"][-1]
+    assert data["name"] == "data"
+    assert data["accuracy"] > 0.9
+    assert data["frechet"] < outcome["arms"][0]["frechet"]
+    assert outcome["protocol"]["judge_accuracy"] > 0.9
+    assert outcome["protocol"]["reference"] == "18 test pictures"
+    assert outcome["shown"] == {"conditions": ["2", "0"], "arms": ["1 step", "32 steps"]}
+    drawn = files.load_tensors(digits / "samples.safetensors")
+    assert drawn["arm.0"].shape == (2, 4, 1, 8, 8)
+    assert drawn["arm.0"].dtype == torch.uint8
+    with pytest.raises(DataError, match="draws no '11'; did you mean '1'"):
+        attar.evaluate(digits, prompts=["11"], **FEW)
+    with pytest.raises(DataError, match="name the data it was trained for"):
+        attar.evaluate(digits, data="digits", **FEW)
+
+
+def test_a_picture_is_drawn_by_name_with_a_row_for_each(digits, empty_folder):
+    told = attar.sample(digits, ["1", "0"], n=3, steps=2, out=empty_folder / "drawn.png")
+    assert told["conditions"] == ["1", "0"]
+    assert (told["samples"], told["steps"], told["evaluations"]) == (6, 2, 2.0)
+    assert told["seconds"] > 0
+    picture = Image.open(told["path"])
+    assert picture.size == (3 * 130 + 2, 2 * 130 + 2)
+    same = attar.sample(digits, ["1", "0"], n=3, steps=2, out="again.png")
+    assert np.array_equal(np.asarray(picture), np.asarray(Image.open(same["path"])))
+    other = attar.sample(digits, ["1", "0"], n=3, steps=2, seed=1)
+    assert other["path"].endswith("samples/1-0-2-s1.png")
+    assert not np.array_equal(np.asarray(picture), np.asarray(Image.open(other["path"])))
+
+
+def test_points_are_drawn_into_a_file_of_numbers(ring, empty_folder):
+    told = attar.sample(ring, n=5, out="points.npz")
+    assert np.load(told["path"])["samples"].shape == (1, 5, 2)
+    with pytest.raises(AttarError, match="points are written as"):
+        attar.sample(ring, out="points.png")
+
+
+def test_mistakes_are_named(digits, pictures, empty_folder):
+    (empty_folder / "there.png").write_text("mine")
+    for given, message in (
+        ({"prompts": "11"}, "draws no '11'; did you mean '1'[?] It draws: 0, 1, 2"),
+        ({"n": 0}, "at least one sample, in at least one step; got 0 samples"),
+        ({"steps": 0}, "got 0 steps"),
+        ({"out": "there.png"}, "exists and is not overwritten"),
+        ({"out": "a.jpg"}, "pictures are written as .png or .npz"),
+    ):
+        with pytest.raises(AttarError, match=message):
+            attar.sample(digits, **given)
+    assert (empty_folder / "there.png").read_text() == "mine"
+    student = api.run_result("dm", data=pictures, ipc=1, steps=1, real_batch=4, **{"net.depth": 1, "net.width": 4})
+    with pytest.raises(AttarError, match="holds a distilled-set; only samplers are drawn from"):
+        attar.sample(student.folder)
+    with pytest.raises(AttarError, match="holds no artifact"):
+        attar.sample("nowhere")
+
+
+def test_the_closed_form_of_the_data_is_a_sampler():
+    sampler = exact(Samples.of("ring"))
+    assert isinstance(sampler, Sampler)
+    x = sampler(16, torch.full((16,), 3), steps=64)
+    mode = Samples.of("ring").mixture.means[3].float()
+    assert (x - mode).norm(dim=1).max() < 0.5
+    with pytest.raises(DataError, match="no closed form"):
+        exact(Samples.of("checkerboard"))
+
+
+def test_any_text_is_drawn_where_captions_were_read_by_the_packaged_encoder(tiny_images, monkeypatch, tmp_path):
+    from attar import sampling
+    from attar.artifacts.sampler import Reading
+    from attar.data import captions, texts
+    from attar.diffusion.specs import FlowProcess
+    from attar.nets.denoiser_specs import ResidualMLP
+
+    class Reader:
+        fingerprint = "reader"
+
+        def __call__(self, given):
+            return torch.tensor([[float(len(text)), float("red" in text)] for text in given])
+
+    monkeypatch.setattr(texts, "_encoder", Reader)
+    data = Samples.of(captions.captioned(tiny_images(each=2), ["red apple", "dog", "sun", "cat", "red", "moon"]))
+    reading = Reading(process=FlowProcess(), prediction="velocity")
+    sampler = Sampler.fresh(ResidualMLP(width=8, blocks=1), data, reading, torch.Generator().manual_seed(0))
+    assert torch.equal(sampling.condition_of(sampler, ["dog"]), torch.tensor([[3.0, 0.0]]))
+    assert torch.equal(sampling.condition_of(sampler, ["red dog", "dog"]), torch.tensor([[7.0, 1.0], [3.0, 0.0]]))
+    told = attar.sample(sampler, "red dog", n=2, out=tmp_path / "dog.png")
+    assert json.loads(json.dumps(told))["conditions"] == ["red dog"]
+    sampler.vectors = sampler.vectors + 1  # another encoder's
+    with pytest.raises(DataError, match="not read by the packaged MiniLM"):
+        sampling.condition_of(sampler, ["red dog"])
