@@ -237,6 +237,16 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "diffusion": DENOISER,
     "consistency": {**SAMPLER, "pairs": {"intervals": 6}, "guidance": {"scale": 2.0}},
+    "progressive": {**SAMPLER, "teacher_steps": 4},
+    "scm": {**SAMPLER, "warmup": 4},
+    "meanflow": SAMPLER,
+    "rectified-flow": {
+        **SAMPLER,
+        "coupling": {"count": 20, "steps": 2},
+        "rounds": 2,
+        "distil_steps": 3,
+        "guidance": {"highest": 3.0},
+    },
     "datm": {**TRAJECTORIES, "window": {"first": 0, "grow_from": 1, "stop": 2, "grow_over": 3}},
 }
 

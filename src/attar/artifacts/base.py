@@ -113,6 +113,7 @@ class Artifact:
 
 KINDS = {
     "aggregated-student": "attar.artifacts.aggregated:AggregatedStudent",
+    "couplings": "attar.artifacts.couplings:Couplings",
     "autoencoder": "attar.artifacts.autoencoder:Autoencoder",
     "distilled-set": "attar.artifacts.distilled:DistilledSet",
     "dual-encoder": "attar.artifacts.dual:DualStudent",

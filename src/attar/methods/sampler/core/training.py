@@ -15,6 +15,7 @@ from attar.run import Adam, Constant, Decay, Learner, Optimizer, Run, Schedule
 from attar.spec import spec
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 EVALUATED = "evaluated"  # name of the average of the weights that comes out
 
@@ -64,6 +65,15 @@ def trained(learner: Learner) -> nn.Module:
     return module.eval()
 
 
+def begin_again(learner: Learner) -> dict[str, Tensor]:
+    """Let a learner start anew from the module that would come out, and return its weights."""
+    weights = {name: tensor.detach().clone() for name, tensor in trained(learner).state_dict().items()}
+    assert learner.module is not None
+    learner.module.load_state_dict(weights)
+    learner.reset(lambda _: None)  # averages start again from the module, too
+    return weights
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """This process's rows of a step's samples, on the run's device.
@@ -110,7 +120,7 @@ def dropped(condition: Tensor | None, null: Tensor | None, share: float, rng: to
     return torch.where(rows, null.to(condition), condition)
 
 
-def alike(first: Callable[[], T], second: Callable[[], T]) -> tuple[T, T]:
+def alike(first: Callable[[], T], second: Callable[[], S]) -> tuple[T, S]:
     """Return what both give, the second with the same dropout masks: torch's generators start alike for both."""
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
     one = first()

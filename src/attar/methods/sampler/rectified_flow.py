@@ -1,0 +1,116 @@
+"""Rectified flow: train again on the teacher's own pairs, and its trajectories become straight (arXiv 2209.03003)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attar.artifacts.couplings import Couplings
+from attar.artifacts.drawing import Drawing, Ode
+from attar.artifacts.sampler import Sampler
+from attar.diffusion import Flow
+from attar.errors import RecipeError
+from attar.losses.denoising import Distance, sample_distance
+from attar.methods.sampler.core.coupling import Coupling
+from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
+from attar.methods.sampler.core.teacher import GivenTeacher
+from attar.methods.sampler.core.times import Times
+from attar.methods.sampler.core.training import Batch, begin_again, trained
+from attar.nets.denoisers import told
+from attar.spec import method
+
+
+@method
+class RectifiedFlow(Distillation):
+    """Reflow a teacher, and distil it into one step (Liu et al. 2022, arXiv 2209.03003).
+
+    Pairs of noise ε and endpoint x0 of the teacher's ODE are stored once a round. Reflow: L = E ‖v(x_t, t) − (ε − x0)‖²
+    on x_t = (1 − t) x0 + t ε, which straightens trajectories. Distillation: the same at t = 1 alone, where the distance
+    is between ε − v and x0. The student predicts the velocity of flow matching, and its pairs keep their coupling.
+    """
+
+    version: ClassVar = 1
+    presets: ClassVar[dict[str, Any]] = {
+        "small": {**Distillation.presets["small"], "coupling": {"count": 4096}, "distil_steps": 1000}
+    }
+
+    coupling: Coupling = Coupling()  # how pairs are drawn, with the guidance of `guidance`
+    rounds: int = Field(1, ge=0)  # of reflow, of `train.steps` each; 0: distil the teacher's own pairs
+    times: Times = Times(lowest=0.0)  # of reflow
+    distil_steps: int = Field(0, ge=0)  # steps of distillation into one step behind the last round
+    distance: Distance = "l2"
+    steps: int | None = Field(None, ge=1)  # in which samples are drawn; none: one where it is distilled, else four
+
+    def drawing(self) -> Drawing:
+        """Return Euler's method, which a straight trajectory needs no steps for."""
+        return Ode(solver="euler", steps=self.steps or (1 if self.distil_steps else 4))
+
+    def phases(self) -> Sequence[Phase]:
+        """Return the rounds of reflow, and distillation."""
+        rounds = [Phase(f"reflow {number}", self.train.steps, {"round": number}) for number in range(self.rounds)]
+        distilled = [Phase("distil", self.distil_steps, {"round": self.rounds, "ends": True})]
+        return [*rounds, *(distilled if self.distil_steps else [])]
+
+    def build(self, lesson: Lesson) -> Any:
+        """Hold the student to flow matching.
+
+        Raises:
+            RecipeError: another process or prediction.
+        """
+        if not isinstance(lesson.process, Flow) or lesson.view.prediction != "velocity":
+            raise RecipeError(
+                f"trajectories become straight where x_t = (1 − t) x0 + t ε, and this student predicts "
+                f"'{lesson.view.prediction}' on {type(lesson.process).__name__}; take a teacher on process=flow"
+            )
+        return None
+
+    def enter(self, lesson: Lesson, phase: Phase) -> None:
+        """Store the pairs of a round; from the second on they are the student's own, who begins anew from itself."""
+        number = phase.settings["round"]
+        assert lesson.teacher is not None
+        given = GivenTeacher("exact" if lesson.teacher.sampler is None else lesson.teacher.sampler)
+        guidance = self.guidance
+        if number:
+            if self.guidance.embedded:
+                raise RecipeError("a student that is told its guidance makes no pairs of its own; take rounds=0")
+            begin_again(lesson.learner)
+            made = lesson.student.with_module(trained(lesson.learner)).copy()
+            given, guidance = GivenTeacher(frozen(made)), type(self.guidance)()
+        stored = dataclasses.replace(self.coupling, guidance=guidance, teaching=self.teaching)
+        lesson.state = lesson.run.stage(f"pairs {number}", stored, data=lesson.data, teacher=given)
+
+    def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
+        """Draw stored pairs, with their conditions and guidance."""
+        run, total = lesson.run, self.train.batch
+        pairs: Couplings = lesson.state
+        chosen = torch.randint(len(pairs), (total,), generator=run.rng("pairs", step))
+        rows = run.shard(total)
+        mine = chosen[rows]
+        condition = lesson.data.condition(pairs.which[mine])
+        x0, noise, scale = (part[mine].float().to(run.device) for part in (pairs.ends, pairs.noise, pairs.scales))
+        batch = Batch(x0, noise, None if condition is None else condition.to(run.device), rows, total)
+        embedded = scale - 1 if self.guidance.embedded else None
+        return Moment(run, batch, scale, told(batch.condition, guidance=embedded), step, phase)
+
+    def terms(self, lesson: Lesson, moment: Moment) -> Terms:
+        """Yield the error of the velocity; at t = 1 that is the error of the sample."""
+        batch, view = moment.batch, lesson.view
+        t = self.times.draw(batch.total, view.process, moment.run.rng("time", moment.step))
+        ends = bool(moment.phase.settings.get("ends"))
+        t = batch.mine(torch.ones_like(t) if ends else t)
+        x_t = view.process.diffuse(batch.x0, batch.noise, t).to(batch.x0.dtype)
+        velocity: Tensor = view.output(x_t, t, moment.condition)
+        yield {"distance" if ends else "velocity": batch.mean(
+            sample_distance(batch.noise - velocity, batch.x0, self.distance)
+        )}  # fmt: skip
+
+
+def frozen(sampler: Sampler) -> Sampler:
+    """Return a sampler whose network asks for no gradient."""
+    sampler.module.requires_grad_(False).eval()
+    return sampler
