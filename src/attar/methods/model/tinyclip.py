@@ -46,7 +46,8 @@ class TinyCLIP:
                 {"image_width": 64, "image_depth": 2, "text_width": 32, "text_depth": 2},
             ],
             "keep": [0.5, 0.25],
-            "gates": {"steps": 60, "ramp": 30, "optimizer": {"lr": 0.2}},
+            "gates": {"steps": 100, "ramp": 50, "open": 2.0, "optimizer": {"lr": 0.05}},
+            "inherit=automatic": {"train": {**ContrastivePairs.presets["small"]["train"], "steps": 250}},
             "train": {**ContrastivePairs.presets["small"]["train"], "steps": 150},
             "teaching": ContrastivePairs.presets["small"],
         }

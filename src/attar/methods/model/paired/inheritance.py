@@ -156,7 +156,7 @@ def inherit(parent: DualEncoder, child: DualEncoder, parts: tuple[TowerPart, Tow
 
 def _tower(old: VisionTower | LanguageTower, new: VisionTower | LanguageTower, part: TowerPart) -> None:
     """Copy what both towers have."""
-    if len(new.blocks) != len(part.blocks) or new.positions.shape[1] != len(part.width):
+    if len(new.blocks) != len(part.filled) or new.positions.shape[1] != len(part.width):
         raise RecipeError(f"a tower of {len(new.blocks)} blocks cannot take a part of {len(part.filled)}")
     width = part.width
     new.positions.copy_(old.positions[: len(new.positions), width])
