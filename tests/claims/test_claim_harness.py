@@ -93,6 +93,12 @@ def test_a_real_effect_holds_and_is_written_with_everything_a_stranger_needs(cla
     assert written["seeds"] == [0, 1, 2, 3, 4]
 
 
+def test_the_time_of_the_verdict_seeds_is_told_when_tuning_knows_it(claim):
+    fake = Fake(effect=0.05)
+    claim(fake)
+    assert f"the {Toy.seeds} verdict seeds take about 1 min with 1 workers" in claim.said  # two arms of a second each
+
+
 def test_no_effect_is_reported_as_failing(claim):
     result = claim(Fake(effect=0.0, sigma=0.01))
     assert (result["verdict"], result["reason"]) == ("fails", "absent")

@@ -177,7 +177,11 @@ class _Session:
         """Return spread and power of each seeded contrast from the tuning seeds."""
         if all(contrast.form == "exact" for contrast in self.cls.contrasts()):
             return []
-        rows = judgement.planned(self.cls, self.outcomes("tuning", self.cls.tuning_seeds, tuned.chosen))
+        outcomes = self.outcomes("tuning", self.cls.tuning_seeds, tuned.chosen)
+        each = math.fsum(done["seconds"] for some in outcomes.values() for done in some) / len(self.cls.tuning_seeds)
+        minutes = each * self.cls.seeds / self.workers / 60  # shared stages of other copies may come on top
+        self.say(f"the {self.cls.seeds} verdict seeds take about {math.ceil(minutes)} min with {self.workers} workers")
+        rows = judgement.planned(self.cls, outcomes)
         for row in rows:
             self.say(
                 f"{row['contrast']}: seen {row['seen']:+.4g}, expected {row['expects']:+.4g}, "
