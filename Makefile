@@ -7,16 +7,19 @@ TEST ?=
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check torture bench docs format clean
+.PHONY: help setup demo demo-sampler test check torture bench docs format clean
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make or renew the environment in .venv
 	@PYTHON=$(PYTHON) scripts/setup.sh
 
 demo: setup ## distil real pictures to ten a class and measure them (at most five minutes)
 	@$(BIN)/python -m attar.demo
+
+demo-sampler: setup ## teach a network to draw emoji by name in one or two steps, and show it beside its teacher (15 minutes)
+	@$(BIN)/python -m attar.demo_sampler
 
 test: setup ## run the whole test suite
 	@scripts/test.sh $(TEST)

@@ -1,6 +1,7 @@
 """Samplers by the public functions: graded beside their teachers, drawn from by name, refused with a reason."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 import attar
-from attar import api, files
+from attar import api, demo_sampler, files
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
 from attar.errors import AttarError, DataError
@@ -156,3 +157,28 @@ def test_any_text_is_drawn_where_captions_were_read_by_the_packaged_encoder(tiny
     sampler.vectors = sampler.vectors + 1  # another encoder's
     with pytest.raises(DataError, match="not read by the packaged MiniLM"):
         sampling.condition_of(sampler, ["red dog"])
+
+
+def test_the_demo_makes_teacher_student_and_page_once(pictures, monkeypatch, capsys):
+    monkeypatch.setattr(demo_sampler, "TEACHER", PICTURES)
+    monkeypatch.setattr(demo_sampler, "STUDENT", {"guidance.scale": 2.0, "train.steps": 2, "train.batch": 8})
+    monkeypatch.setattr(demo_sampler, "SAMPLES", 20)
+    demo_sampler.main(["--data", pictures, "--out", "demo"])
+    first = capsys.readouterr().out
+    assert "teacher, 32 steps" in first
+    page = Path(first.split("page: ")[1].strip())
+    assert page.name == "report.html"
+    assert files.read_json(page.parent / "evaluation.json")["protocol"]["teacher_guidance"] == 2.0
+    before = page.stat().st_mtime_ns
+    demo_sampler.main(["--data", pictures, "--out", "demo"])
+    assert page.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit) as end:
+        demo_sampler.main(["--data", "no-such-data"])
+    assert end.value.code == 2
+
+
+def test_the_demos_settings_are_fields_that_there_are():
+    from attar import recipes
+
+    for id, settings in (("diffusion", demo_sampler.TEACHER), ("consistency", demo_sampler.STUDENT)):
+        recipes.make(id, {"data": "digits", **settings})
