@@ -17,6 +17,7 @@ NET = DualNet(
 )
 TOKENIZER = WordTokenizer.of(["a red bag", "two blue shoes"])
 SHAPE = Shape(3, 8, 1)
+IDS = {"vocabulary": TOKENIZER.vocabulary, "end": TOKENIZER.end}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def one_thread():
 
 @pytest.fixture
 def encoder():
-    made = fresh_dual(NET, SHAPE, TOKENIZER, torch.Generator().manual_seed(0)).eval()
+    made = fresh_dual(NET, SHAPE, torch.Generator().manual_seed(0), **IDS).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -87,7 +88,7 @@ def test_vectors_have_length_1_and_a_text_is_read_at_its_end(encoder, images):
 
 def test_grey_and_smaller_images_are_shown_as_the_tower_sees_them():
     net = DualNet(image=ImageTower(**{**vars(NET.image), "size": 16, "channels": 3}), text=NET.text, dimensions=5)
-    made = fresh_dual(net, Shape(1, 8, 1), TOKENIZER, torch.Generator().manual_seed(0))
+    made = fresh_dual(net, Shape(1, 8, 1), torch.Generator().manual_seed(0), **IDS)
     grey = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     large = torch.nn.functional.interpolate(grey, size=(16, 16), mode="bilinear")
     torch.testing.assert_close(made.images(grey), made.image(large.expand(-1, 3, -1, -1)))
@@ -97,7 +98,7 @@ def test_grey_and_smaller_images_are_shown_as_the_tower_sees_them():
 
 
 def test_the_same_generator_draws_the_same_towers_and_the_scale_is_bounded():
-    drawn = [fresh_dual(NET, SHAPE, TOKENIZER, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    drawn = [fresh_dual(NET, SHAPE, torch.Generator().manual_seed(seed), **IDS) for seed in (0, 0, 1)]
     same, again, other = (made.text.tokens.weight for made in drawn)
     assert torch.equal(same, again)
     assert not torch.equal(same, other)

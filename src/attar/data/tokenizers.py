@@ -114,8 +114,12 @@ class FileTokenizer:
             AttarError: there is none, or it has no token that ends a text.
         """
         from transformers import AutoTokenizer
+        from transformers.utils import cached_file
 
         try:
+            files = ("tokenizer.json", "vocab.json")  # without either, transformers makes one that knows no token
+            if not any(cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files):
+                raise OSError(f"there is no {' and no '.join(files)}")
             made = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AttarError(f"no tokenizer can be loaded from '{name}': {str(error).splitlines()[0]}") from None

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.data.tokenizers import Tokenizer
 from attar.losses.numerics import directions
 from attar.nets.dual_specs import DualNet, ImageTower, TextTower, Tower
 from attar.nets.initialise import ImageShape, seeded
@@ -232,12 +231,29 @@ class DualEncoder(nn.Module):
         self.get_buffer("shift").zero_()
 
 
-def fresh_dual(spec: DualNet, like: ImageShape, tokenizer: Tokenizer, rng: torch.Generator) -> DualEncoder:
-    """Return a dual encoder for images like `like` and the texts of a tokenizer, drawn from the CPU generator `rng`."""
+def fresh_dual(
+    spec: DualNet,
+    like: ImageShape,
+    rng: torch.Generator,
+    *,
+    vocabulary: int,
+    end: int,
+    device: torch.device | str = "cpu",
+) -> DualEncoder:
+    """Return a dual encoder for images like `like`, drawn from the CPU generator `rng`.
+
+    Args:
+        spec: its sizes.
+        like: has the channels and the size of images.
+        rng: of the weights.
+        vocabulary: number of tokens' ids.
+        end: the id at which texts are read.
+        device: where it is moved to.
+    """
     with seeded(rng):
-        made = spec.build(like.channels, like.size, tokenizer.vocabulary)
-    made.end = tokenizer.end
-    return made
+        made = spec.build(like.channels, like.size, vocabulary)
+    made.end = end
+    return made.to(device)
 
 
 def _inside(block: Block, tower: _Towers) -> bool:

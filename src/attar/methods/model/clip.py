@@ -51,7 +51,8 @@ class ContrastivePairs:
 
     def __call__(self, run: Run, *, data: Images) -> DualStudent:
         tokenizer = WordTokenizer.of(captions_of(data, self.template), self.words)
-        module = fresh_dual(self.net, data, tokenizer, run.rng("towers")).to(run.device)
+        ids = {"vocabulary": tokenizer.vocabulary, "end": tokenizer.end}
+        module = fresh_dual(self.net, data, run.rng("towers"), **ids, device=run.device)
         context = self.net.text.context
         pairs = Pairs(run, data, tokenizer, self.train, context=context, template=self.template)
         steps, schedule = self.train.total(len(data)), self.train.schedule(len(data))

@@ -79,6 +79,7 @@ class TinyCLIP:
         known = DualTeacher.of(teacher).ready(run, data, self.teaching)
         lessons = Lessons(run, data, known, self)
         module, net = known.module, known.net
+        ids = {"vocabulary": module.text.tokens.num_embeddings, "end": known.tokenizer.end}
         sizes: Sequence[Shrunk | float] = self.keep if self.inherit == "automatic" else self.stages
         for number, size in enumerate(sizes):
             name, first, parts = f"stage {number + 1}", number * lessons.steps, None
@@ -89,7 +90,7 @@ class TinyCLIP:
             else:
                 module, parts = self.chosen(lessons, module, net, size, name=name, first=first)
                 child, first = net_of(net, parts), first + self.gates.steps
-            smaller = fresh_dual(child, data, known.tokenizer, run.rng(name)).to(run.device)
+            smaller = fresh_dual(child, data, run.rng(name), **ids, device=run.device)
             if parts is not None:
                 inherit(module, smaller, parts)
             module, net = self.scaled(smaller), child
