@@ -1,0 +1,91 @@
+"""The claim of TinyCLIP: composed pictures are what their captions say, arms differ in what they are named for."""
+
+import pytest
+import torch
+
+from attar.claims import tinyclip
+from attar.claims.claim import check, trials
+from attar.claims.jobs import Job, run_arm
+from attar.claims.tinyclip import COLOURS, PLACES, SIZES, TinyCLIPClaim, composed, prompts
+from attar.methods.model.paired.inheritance import Shrunk
+from attar.nets.dual_specs import DualNet, ImageTower, TextTower
+
+NET = DualNet(
+    image=ImageTower(patch=8, width=8, depth=2, heads=2, head_width=4),
+    text=TextTower(width=8, depth=2, heads=2, head_width=4, context=10),
+    dimensions=6,
+)
+SPENT: dict[str, dict] = {}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _tiny(home, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setenv("ATTAR_HOME", str(home))
+    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+    monkeypatch.setattr(TinyCLIPClaim, "teacher_net", NET)
+    monkeypatch.setattr(tinyclip, "BETWEEN", Shrunk(image_width=8, image_depth=1, text_width=4, text_depth=2))
+    monkeypatch.setattr(tinyclip, "SMALL", Shrunk(image_width=4, image_depth=1, text_width=4, text_depth=1))
+
+
+def test_the_claim_obeys_the_rules():
+    check(TinyCLIPClaim)
+    assert TinyCLIPClaim.trial_seeds * len(trials(TinyCLIPClaim.grids["two stages"])) == 4
+
+
+@pytest.mark.parametrize("arm", TinyCLIPClaim.grids)
+def test_every_arm_runs_and_has_what_is_contrasted(arm, tmp_path):
+    path = f"{TinyCLIPClaim.__module__}:{TinyCLIPClaim.__qualname__}"
+    job = Job(claim=path, phase="quick", arm=arm, seed=100, source="fashion-mnist-mini", trial={"lr": 0.001})
+    result = run_arm(job, tmp_path / "arm")
+    assert result["status"] == "finished"
+    SPENT[arm] = result["costs"]
+    assert {contrast.metric for contrast in (*TinyCLIPClaim.contrasts(), *TinyCLIPClaim.secondary)} <= {
+        *result["metrics"]
+    }
+    assert all(0 <= value <= 1 for value in result["metrics"].values())
+
+
+def test_contrasted_arms_spend_alike():
+    for contrast in TinyCLIPClaim.contrasts():
+        mine, theirs = SPENT[contrast.method], SPENT[contrast.baseline]
+        assert mine["updates"] == theirs["updates"]
+        assert mine["passes"] <= 1.25 * theirs["passes"]
+
+
+@pytest.fixture
+def pictures(tiny_images):
+    return composed(tiny_images(classes=2, size=28, each=12), 200, torch.Generator().manual_seed(0))
+
+
+def test_a_picture_shows_what_its_caption_says(pictures):
+    assert pictures.pixels.shape == (200, 3, 40, 40)
+    for pixels, label, caption in zip(pictures.unit(), pictures.labels.tolist(), pictures.captions, strict=True):
+        size, colour, *item, row, column = caption.split()
+        assert " ".join(item) == pictures.classes[label]
+        lit = pixels.amax(0) > 0
+        rows, columns = (lit.any(axis).nonzero().flatten() for axis in (1, 0))
+        assert (int(rows[-1]) < 20) == (row == "top")
+        assert (int(columns[-1]) < 20) == (column == "left")
+        assert rows[-1] - rows[0] < SIZES[size]
+        assert (size == "large") == (rows[-1] - rows[0] >= SIZES["small"])
+        paint, sums = torch.tensor(COLOURS[colour]), pixels.sum((1, 2))
+        torch.testing.assert_close(sums / sums.max(), paint / paint.max(), atol=0.02, rtol=0)
+
+
+def test_every_item_has_a_prompt_for_each_colour_place_and_size(pictures):
+    said = prompts(pictures)
+    assert [len(set(texts)) for texts in said] == [len(COLOURS) * len(PLACES) * len(SIZES)] * 2
+    assert set(pictures.captions) <= {text for texts in said for text in texts}
+
+
+def test_a_copy_draws_the_pairs_and_all_are_asked_the_same(open_run):
+    claim = TinyCLIPClaim("quick")
+    made = [claim.pairs(open_run(seed=seed, copy=copy)) for seed, copy in ((0, 0), (0, 1))]
+    assert made[0].train.fingerprint != made[1].train.fingerprint
+    assert made[0].test.captions == made[1].test.captions
