@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attar.diffusion.process import spread
 from attar.errors import RecipeError, did_you_mean
@@ -47,7 +48,8 @@ def along(
             behind = function(x - width * slope, t - width * rate)
             return function(x, t), (ahead - behind) / (2 * width)
         moving = rate if how == "jvp" else torch.zeros_like(rate)
-        pushed = torch.func.jvp(function, (x, t), (slope, moving))
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+            pushed = torch.func.jvp(function, (x, t), (slope, moving))
         output, derivative = pushed[0], pushed[1]
         if how == "semi-continuous":
             h = torch.tensor(width, dtype=t.dtype, device=t.device)
