@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from attar.errors import NonFinite
-from attar.run import SGD, Adam, AdamW, Cosine, Decay, Drop, log
+from attar.run import SGD, Adam, AdamW, Cosine, Decay, Drop, RAdam, log
 
 
 def test_update_is_one_step_of_plain_descent(start):
@@ -199,8 +199,8 @@ def test_bfloat16_runs_the_forward_low_and_keeps_parameters_in_full(start):
 def test_no_optimizer_imports_torchs_compiler():
     steps = """
 import sys, torch
-from attar.run import SGD, Adam, AdamW
-for spec in (SGD(momentum=0.9), Adam(), AdamW()):
+from attar.run import SGD, Adam, AdamW, RAdam
+for spec in (SGD(momentum=0.9), Adam(), AdamW(), RAdam()):
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = spec.build([weight])
     weight.grad = torch.ones(2)
@@ -220,12 +220,13 @@ assert "torch._dynamo" not in sys.modules
          {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
         (Adam(lr=0.1, beta1=0.5), torch.optim.Adam, {"lr": 0.1, "betas": (0.5, 0.999)}),
         (AdamW(lr=0.1, weight_decay=0.3), torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.3}),
+        (RAdam(lr=0.1, beta2=0.9), torch.optim.RAdam, {"lr": 0.1, "betas": (0.9, 0.9)}),
     ],
 )  # fmt: skip
 def test_optimizers_are_torchs(spec, kind, settings):
     mine, theirs = (torch.nn.Parameter(torch.arange(4.0)) for _ in range(2))
     ours, own = spec.build([mine]), kind([theirs], **settings)
-    for step in range(3):
+    for step in range(8):
         mine.grad = theirs.grad = torch.full((4,), 1.0 + step)
         ours.step()
         own.step()

@@ -1,7 +1,7 @@
 """The run and what it is made of."""
 
 from attar.run.learner import Decay, Learner
-from attar.run.optimizers import SGD, Adam, AdamW, Constant, Cosine, Drop, Linear, Optimizer, Schedule
+from attar.run.optimizers import SGD, Adam, AdamW, Constant, Cosine, Drop, Linear, Optimizer, RAdam, Schedule
 from attar.run.plan import Plan
 from attar.run.run import Run
 from attar.run.state import Kept
@@ -19,6 +19,7 @@ __all__ = [
     "Linear",
     "Optimizer",
     "Plan",
+    "RAdam",
     "Run",
     "Schedule",
 ]

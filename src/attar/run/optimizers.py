@@ -94,10 +94,27 @@ class AdamW:
         return _made(torch.optim.AdamW, groups, self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
+@spec
+class RAdam:
+    """Adam whose adaptive rate waits until its variance is known (Liu et al. 2020, arXiv 1908.03265)."""
+
+    kind: Literal["radam"] = "radam"
+    lr: float = Field(1e-3, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+
+    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """Return the torch optimizer over `parameters`."""
+        import torch
+
+        return _made(torch.optim.RAdam, parameters, self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
+
+
 if TYPE_CHECKING:
-    Optimizer = SGD | Adam | AdamW
+    Optimizer = SGD | Adam | AdamW | RAdam
 else:
-    Optimizer = kinds(SGD | Adam | AdamW)
+    Optimizer = kinds(SGD | Adam | AdamW | RAdam)
 
 
 @spec
