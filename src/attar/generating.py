@@ -31,6 +31,7 @@ from attar.train.judges import ClassifierJudge, judge_of
 
 ROWS, EACH = 10, 4  # conditions that are shown of pictures, and samples of each
 POINTS_SHOWN = 1000
+BENT = 200  # samples whose ways are followed
 Shown = dict[str, Tensor]  # samples to look at: pixels [rows, each, C, H, W] in bytes, or points [n, d]
 
 
@@ -77,6 +78,7 @@ def grade_sampler(
         score, told = _score(subject, protocol, asked)
         rows, refused = generation.measured(arms, asked, score)
         rows.append(_real(subject, asked, score))
+        bends = _bends(subject, asked.few(BENT), protocol)
         drawable = [arm for arm in arms if arm.name not in refused]
         names, pictures = (
             (["all"], _points(subject, drawable, asked))
@@ -93,6 +95,7 @@ def grade_sampler(
         "arms": rows,
         "cross": [],
         "refused": refused,
+        "straightness": bends,
         "shown": {"conditions": names, "arms": [arm.name for arm in drawable]},
     }
     return outcome, pictures
@@ -211,6 +214,15 @@ def _point_score(subject: Subject, protocol: Generation, asked: Asked) -> tuple[
         ends = generation.endpoints(judge, asked, protocol.reference_steps, guidance)
     told = {"endpoints": f"{whose}, Heun, {protocol.reference_steps} steps" if judge is not None else None}
     return generation.point_score(subject.data, protocol, asked, ends), told
+
+
+def _bends(subject: Subject, asked: Asked, protocol: Generation) -> dict[str, float]:
+    """Return how far the ways of the sampler and of its teacher are from straight, where they follow an ODE."""
+    steps = protocol.teacher_steps
+    found = {"sampler": generation.straightness(subject.sampler, asked, steps)}
+    if subject.teacher is not None:
+        found["teacher"] = generation.straightness(subject.teacher, asked, steps, subject.guidance)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _real(subject: Subject, asked: Asked, score: generation.Score) -> dict[str, Any]:

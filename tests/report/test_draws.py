@@ -58,6 +58,7 @@ def test_points_are_plotted_with_one_pair_of_axes(runs):
     page = (runs[1] / "report.html").read_text()
     assert page.count('<path class="points"') == 3  # in one step, in 32, and real ones
     assert "sliced Wasserstein distance" in page
+    assert "the ways of the sampler bend by" in page
 
 
 def test_the_card_has_the_numbers_and_how_to_draw(runs):

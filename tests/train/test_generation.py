@@ -1,12 +1,16 @@
 """Measuring samplers: same noise for all, calls counted, scores that know an exact sampler from a poor one."""
 
+import math
+
 import pytest
 import torch
 
 from attar.artifacts.drawing import Multistep, Ode
 from attar.data import Samples
 from attar.data.samples import ImageSamples
+from attar.diffusion import Mixture, ddim, heun
 from attar.errors import RecipeError
+from attar.metrics.work import WorkMeter
 from attar.train.generation import (
     Asked,
     Generation,
@@ -19,6 +23,7 @@ from attar.train.generation import (
     point_score,
     reference_pictures,
     shown,
+    straightness,
 )
 from attar.train.judges import ClassifierJudge, PackagedJudge, judge_of
 from exact_samplers import exact_sampler
@@ -99,6 +104,29 @@ def test_steps_name_the_arms_once_and_start_at_one():
     assert [arm.steps for arm in arms_of(sampler, None, Generation(), None)] == [1, 2, 4]
     with pytest.raises(RecipeError, match="at least one step"):
         arms_of(sampler, None, Generation(steps=(0, 1)), None)
+
+
+def test_ways_to_one_gaussian_bend_and_to_one_point_are_straight():
+    asked = Asked.of(Samples.of(Mixture.gaussian(torch.zeros(2), 1.0)), 50, 0)
+    point = exact_sampler(Mixture.gaussian(torch.ones(2), 1e-6))
+    assert straightness(point, asked, 16) == pytest.approx(0, abs=1e-6)
+    bent = straightness(exact_sampler(Mixture.gaussian(torch.zeros(2), 1.0)), asked, 200)
+    # x_t = s_t ε with s² = (1 − t)² + t², s_0 = s_1 = 1: ∫ s'² dt |ε|², and s'² = (2t − 1)² / s² integrates to 2 − π/2
+    assert bent == pytest.approx((2 - math.pi / 2) * float(asked.noise.square().sum(1).mean()), rel=0.02)
+    assert straightness(exact_sampler(drawing=Multistep()), Asked.of(RING, 4, 0), 8) is None
+
+
+def test_calls_of_a_teacher_are_counted_guidance_twice():
+    teacher, asked = exact_sampler(), Asked.of(RING, 10, 0)
+    meter = WorkMeter()
+    meter.watch("teacher", teacher.module, teacher=True)
+    told, t = asked.which, torch.full((10,), 0.5)
+    with meter:
+        heun(teacher.view(3.0), asked.noise, t, t - 0.25, told)
+        assert meter.amounts()["teacher_calls"] == 40
+        ddim(teacher.view(), asked.noise, t, t - 0.25, told)
+        assert meter.amounts()["teacher_calls"] == 50
+    assert meter.nfe("teacher", 10) == 5
 
 
 def test_samples_to_look_at_share_their_noise():

@@ -161,6 +161,10 @@ def _measured(evaluation: Mapping[str, Any]) -> str:
         parts.append(f"endpoints against {told['endpoints']}")
     if _number(told.get("teacher_guidance")) is not None:
         parts.append(f"the teacher is guided with g = {told['teacher_guidance']}")
+    bends = evaluation.get("straightness")
+    for name, value in bends.items() if isinstance(bends, Mapping) else ():
+        if (number := _number(value)) is not None:
+            parts.append(f"the ways of the {name} bend by {figures(number)} (0 is straight)")
     return "; ".join(parts) + ". “data” are other real samples: what a perfect sampler would come to."
 
 

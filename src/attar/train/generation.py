@@ -11,11 +11,13 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from attar.artifacts.drawing import Ode
+from attar.artifacts.drawing import Ode, grid_of
 from attar.artifacts.sampler import Sampler
 from attar.data import Images
 from attar.data.checkerboard import Checkerboard
 from attar.data.samples import ImageSamples, PointSamples, Samples
+from attar.diffusion import Flow, euler, integrate
+from attar.diffusion.samplers import start
 from attar.errors import AttarError, RecipeError
 from attar.metrics import generative
 from attar.metrics.work import WorkMeter
@@ -99,6 +101,27 @@ def drawn(sampler: Sampler, asked: Asked, steps: int, guidance: float | None = N
 def endpoints(teacher: Sampler, asked: Asked, steps: int, guidance: float | None = None) -> Tensor:
     """Return where the teacher's ODE leads from the noise, by Heun's method `[n, *shape]`."""
     return asked.draw(teacher.with_module(teacher.module, drawing=Ode(solver="heun", steps=steps)), steps, guidance)
+
+
+def straightness(sampler: Sampler, asked: Asked, steps: int, guidance: float | None = None) -> float | None:
+    """Return how far the ways of a sampler's ODE are from straight lines (0), in `steps` steps of Euler.
+
+    None where it follows no ODE of flow matching, on whose clock straight ways are even.
+    """
+    process = sampler.reading.process.build()
+    if not isinstance(process, Flow) or not isinstance(sampler.reading.drawing, Ode):
+        return None
+    rng = keys.generator(asked.seed, ("generate",), "draw", ())
+    device = next(sampler.module.parameters()).device
+    told = sampler.condition_of(asked.which, len(asked), rng)
+    told = told.to(device) if isinstance(told, Tensor) else told
+    times = grid_of(process, steps)
+    x = start(process, times[0], asked.noise.to(device))
+    states = [x]
+    with torch.no_grad():
+        view = sampler.view(guidance)
+        integrate(view, x, times, told, step=euler, callback=lambda _, state: states.append(state))
+    return generative.straightness(torch.stack(states), times)
 
 
 Score = Callable[[Tensor, Asked], dict[str, float]]
