@@ -47,6 +47,7 @@ class Lesson:
         student: the live student; its module is trained.
         learner: of the student; its averages are `evaluated` and, where asked for, `target`.
         state: what the method's `build` made.
+        given: inputs beside data and teacher, by name.
     """
 
     run: Run
@@ -55,6 +56,7 @@ class Lesson:
     student: Sampler
     learner: Learner
     state: Any = None
+    given: dict[str, Any] = field(default_factory=dict)
 
     @property
     def process(self) -> Process:
@@ -147,7 +149,11 @@ class Distillation:
 
     def __call__(self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None) -> Sampler:
         """Train the student."""
-        lesson = self.begin(run, data, teacher)
+        return self.taught(self.begin(run, data, teacher))
+
+    def taught(self, lesson: Lesson) -> Sampler:
+        """Train the student of a lesson that has begun; a method with more inputs puts them into `lesson.given`."""
+        run = lesson.run
         lesson.state = self.build(lesson)
         for phase in self.phases():
             self.enter(lesson, phase)
