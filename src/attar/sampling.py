@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attar import files
 from attar.artifacts import load
@@ -45,7 +46,8 @@ def sample(
         out: a file that is not there yet, `.png` or `.npz`; none: one under `samples/` in the folder.
 
     Returns:
-        path, conditions, samples, steps, evaluations and seconds of one sample, seed.
+        path, conditions, samples, steps, evaluations and seconds of one sample, seed; and for texts that were no
+        captions, the nearest one that was.
 
     Raises:
         AttarError: the folder holds no sampler, an unknown class, too few samples or steps, or `out` exists.
@@ -60,7 +62,7 @@ def sample(
     with guards.threads(plan.choose(sampler.shape[-1] if len(sampler.shape) == 3 else 0).threads):
         x, took = draw(sampler, names, n=n, steps=steps, seed=seed, guidance=guidance)
     _write(path, sampler, x)
-    return {"path": str(path), "conditions": names, **took}
+    return {"path": str(path), "conditions": names, **took, **_nearest(sampler, names)}
 
 
 def draw(
@@ -119,6 +121,16 @@ def condition_of(sampler: Sampler, names: Sequence[str]) -> Tensor:
             f"ask for one of its own{did_you_mean(unknown[0], sampler.conditions)}"
         )
     return texts.prompts(names)
+
+
+def _nearest(sampler: Sampler, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return for each text that no picture was learned under the caption that means most alike."""
+    unknown = [name for name in names if name not in sampler.conditions]
+    if sampler.vectors is None or not unknown:
+        return {}
+    vectors = functional.normalize(sampler.vectors.cpu())
+    near = (functional.normalize(condition_of(sampler, unknown)) @ vectors.T).argmax(1)
+    return {"nearest": {name: sampler.conditions[place] for name, place in zip(unknown, near.tolist(), strict=True)}}
 
 
 def _path(target: Any, out: str | Path | None, name: str, *, pictured: bool) -> Path:

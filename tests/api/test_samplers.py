@@ -154,6 +154,7 @@ def test_any_text_is_drawn_where_captions_were_read_by_the_packaged_encoder(tiny
     assert torch.equal(sampling.condition_of(sampler, ["red dog", "dog"]), torch.tensor([[7.0, 1.0], [3.0, 0.0]]))
     told = attar.sample(sampler, "red dog", n=2, out=tmp_path / "dog.png")
     assert json.loads(json.dumps(told))["conditions"] == ["red dog"]
+    assert told["nearest"] == {"red dog": "red apple"}  # (7, 1) is nearest in angle to (9, 1)
     sampler.vectors = sampler.vectors + 1  # another encoder's
     with pytest.raises(DataError, match="not read by the packaged MiniLM"):
         sampling.condition_of(sampler, ["red dog"])
