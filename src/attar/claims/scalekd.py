@@ -101,4 +101,5 @@ class ScaleKDClaim(VisionClaim):
         alpha = trial["alpha"]
         if name == "hint+kd":
             return ScaleKD(projector="convolution", direct=(0.0, alpha), alternative=(0.0, 0.0), **fields)
-        return ScaleKD(direct=(alpha, alpha), alternative=(0.75 * alpha, 0.75 * alpha), heads=(4, 4), **fields)
+        views: dict[str, Any] = {"direct": (alpha, alpha), "alternative": (0.75 * alpha, 0.75 * alpha)}
+        return ScaleKD(heads=(4, 4), sharpness=0.2, **views, **fields)  # the authors' sharpness for a plain ViT

@@ -98,6 +98,18 @@ def test_on_seven_by_seven_places_a_view_is_the_papers_sum_over_all_but_the_samp
     torch.testing.assert_close(distance(-t, t, "direct"), torch.tensor(4.0 * 49))
 
 
+def test_of_places_that_hardly_differ_the_gradient_is_small_and_not_of_rounding():
+    rng = torch.Generator().manual_seed(0)
+    same, t = torch.randn(2, 16, 1, 1, generator=rng).expand(2, 16, 4, 4), torch.randn(2, 16, 4, 4, generator=rng)
+    for noise in (0.0, 1e-6):
+        s = (same + noise * torch.randn(2, 16, 4, 4, generator=rng)).requires_grad_()
+        distance(s, t, "alternative").backward()
+        assert 0 < s.grad.abs().max() < 49 * 2 / 32 / (0.01 * s.detach().norm(dim=1).mean())
+    nothing = torch.zeros(2, 16, 4, 4, requires_grad=True)
+    distance(nothing, t, "direct").backward()
+    assert torch.isfinite(nothing.grad).all()
+
+
 class Deep(nn.Module):
     def __init__(self, blocks):
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attar import losses
 from attar.errors import RecipeError
+from attar.losses.numerics import lengths, paired
 from attar.methods.model.cross_attention import ConvolutionProjector, CrossAttentionProjector
 from attar.run import SGD, Drop
 from attar.spec import method
@@ -23,6 +24,7 @@ View = Literal["direct", "alternative"]
 
 _SMALL: Any = Objective.presets["small"]
 _PLACES = 49  # of the paper's last map, 7×7: its weights belong to a sum over so many
+_LEAST = 0.01  # of a map's mean length at its places: shorter vectors count as that long
 _STAGES = 4  # of which a student's third and fourth are read
 
 
@@ -40,7 +42,12 @@ class ScaleKD(Objective):
 
     version: ClassVar = 1
     presets: ClassVar = {
-        "small": {**_SMALL, "heads": (4, 4), "train": {**_SMALL["train"], "batch": 64, "optimizer": {"lr": 0.05}}}
+        "small": {
+            **_SMALL,
+            "heads": (4, 4),
+            "sharpness": 1.0,
+            "train": {**_SMALL["train"], "batch": 64, "optimizer": {"lr": 0.05}},
+        }
     }
 
     train: StudentTraining = StudentTraining(  # of ResNet-50; its longer recipe is 300 epochs of LAMB
@@ -62,7 +69,7 @@ class ScaleKD(Objective):
     projector: Literal["attention", "convolution"] = "attention"  # convolution: the control, 1×1 and pooled to the grid
     queries: Literal["perceived", "learned"] = "perceived"  # what Q asks with; learned: queries of its own, as P's
     heads: tuple[PositiveInt, PositiveInt] = (16, 24)  # of the attention at the two places, as for a Swin-L
-    sharpness: float = Field(5.0, gt=0)  # factor of the attention's logits; 0.2 for a BEiT-L
+    sharpness: float = Field(5.0, gt=0)  # factor of the attention's logits; 0.2 for a plain ViT (BEiT-L), and calmer
 
     def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Return the student's two places and the teacher's last block.
@@ -120,11 +127,16 @@ def distance(student: Tensor, teacher: Tensor, view: View) -> Tensor:
     """Return ‖n(s) − n(t)‖² of maps `[n, C, h, w]`, n(x) of length 1 at every place: a mean over places, times 49.
 
     The alternative view is of maps without their channels' means over the places: they say how a place differs from
-    the others, which the strong mean hides.
+    the others, which the strong mean hides. Of places that hardly differ it would see rounding, a million times
+    enlarged, and so would the gradient: lengths below a hundredth of the map's own count as that much.
     """
-    if view == "alternative":
-        student, teacher = (maps - maps.mean((2, 3), keepdim=True) for maps in (student, teacher))
-    return _PLACES * losses.unit_distance(student, teacher)
+    seen = []
+    for maps in paired(student, teacher, "maps", (4,)):
+        places = maps.flatten(2)
+        least = (_LEAST * lengths(places.detach(), 1).mean()).clamp_min(1e-6)
+        places = places - places.mean(2, keepdim=True) if view == "alternative" else places
+        seen.append(places / lengths(places, 1).clamp_min(least))
+    return _PLACES * (seen[0] - seen[1]).square().sum(1).mean()
 
 
 def last_two(student: nn.Module) -> tuple[str, str]:
