@@ -1,44 +1,18 @@
 """What methods put beside their own terms: a discriminator on the teacher's features, and a fake score."""
 
-from typing import ClassVar
-
 import pytest
 import torch
 
-from attar.artifacts.drawing import Multistep
 from attar.data.samples import Samples
 from attar.diffusion import Mixture
 from attar.errors import RecipeError
 from attar.methods.sampler.core.adversarial import Adversary, Features, blocks_of
-from attar.methods.sampler.core.distillation import Distillation
 from attar.methods.sampler.core.score import ScoreDistillation
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import Times
 from attar.nets.denoiser_specs import DiT, PointMLP, UNet
 from attar.run import Adam
-from attar.spec import method
-
-
-@method
-class Bare(Distillation):
-    """A distillation without terms."""
-
-    version: ClassVar = 1
-    presets: ClassVar = {"small": {}}
-
-    def drawing(self):
-        """Return one step."""
-        return Multistep()
-
-
-def lesson_of(run, data, teacher, **fields):
-    bare = Bare(train={"steps": 4, "batch": 6}, **fields)
-    lesson = bare.begin(run, data, teacher)
-    return bare, lesson
-
-
-def moment_of(bare, lesson, step=0):
-    return bare.moment(lesson, bare.phases()[0], step)
+from lessons import lesson_of, moment_of
 
 
 @pytest.mark.parametrize("net", [None, DiT(width=8, depth=4, heads=2, patch=4), UNet(width=8, multipliers=(1, 2))])
