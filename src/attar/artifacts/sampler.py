@@ -113,6 +113,10 @@ class Sampler(Artifact):
         made.extras = wanted
         return made
 
+    def merged(self) -> Sampler:
+        """Return a sampler whose weights are all its own: this one, unless it has adapters."""
+        return self
+
     # ------------------------------------------------------------------ as a generator
 
     @property
@@ -261,6 +265,11 @@ class Sampler(Artifact):
             ValueError: a weight has another type than the network's, or the network is fetched from elsewhere.
             RuntimeError: the weights are not those of the network.
         """
+        if "adapter" in about:
+            from attar.artifacts.adapted import AdaptedSampler  # which is a sampler, so this module comes first
+
+            restored: Any = AdaptedSampler.restored(about, tensors)
+            return restored
         net = TypeAdapter(DenoiserNet).validate_python(about["net"])
         form = TypeAdapter(Form).validate_python(about["form"])
         reading = TypeAdapter(Reading).validate_python(about["reading"])

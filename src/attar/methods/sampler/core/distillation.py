@@ -10,15 +10,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar.artifacts.adapted import AdaptedSampler
 from attar.artifacts.drawing import Drawing
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.diffusion.denoiser import Denoiser
 from attar.diffusion.process import Process
 from attar.diffusion.view import Condition, View
+from attar.errors import RecipeError
 from attar.methods.sampler.core.teacher import GivenTeacher, Teacher, TeacherGuidance, ready
 from attar.methods.sampler.core.training import Batch, SamplerTraining, batch_of, trained
 from attar.methods.sampler.diffusion import Diffusion
+from attar.nets.adapter_specs import GuidanceAdapters, LoRA
 from attar.nets.denoiser_specs import DenoiserNet, Extras
 from attar.nets.denoisers import told
 from attar.run import Learner, Run
@@ -110,6 +113,7 @@ class Distillation:
     second_time: ClassVar[bool] = False  # whether the student is told a second time
 
     net: DenoiserNet | None = None  # the student's; none: the teacher's, with its weights
+    lora: LoRA | None = None  # low-rank updates of the teacher's network are trained, instead of a copy of it
     teaching: Diffusion = Diffusion()  # of a teacher that is not given, and the student's own form without any
     guidance: TeacherGuidance = TeacherGuidance()
     drop: float = Field(0.0, ge=0, lt=1)  # share of conditions that are dropped
@@ -124,6 +128,11 @@ class Distillation:
     def target_decay(self) -> float | None:
         """The decay of the average called `target`; none for none."""
         return None
+
+    @property
+    def adapter(self) -> LoRA | GuidanceAdapters | None:
+        """What is trained inside the teacher's network, which stays as it is; none: a network of the student's own."""
+        return self.lora
 
     def phases(self) -> Sequence[Phase]:
         """Return the loops, in order."""
@@ -177,16 +186,33 @@ class Distillation:
             "guidance": self.guidance.usual if self.guidance.embedded else 1.0,
             "guided": "embedded" if self.guidance.embedded else "two-calls",
         }
-        if known is not None and self.net is None:
-            student = known.copy(extras=extras, **changes)
+        if self.adapter is not None:
+            student = self.adapted(run, known, extras, changes)
+        elif known is not None and self.net is None:
+            student = known.merged().copy(extras=extras, **changes)
         else:
-            own = {"process": self.teaching.process, "prediction": self.teaching.predicts}
+            own: dict[str, Any] = {"process": self.teaching.process, "prediction": self.teaching.predicts}
             own = own if known is None else {name: getattr(known.reading, name) for name in own}
             net = self.net or self.teaching.net
             student = Sampler.fresh(net, data, Reading(**own, **changes), run.rng("net"), extras=extras)
         module = student.module.to(run.device).requires_grad_(True)
         learner = self.train.learner(run, "student", module, target=self.target_decay)
         return Lesson(run, data, teacher, student, learner)
+
+    def adapted(self, run: Run, known: Sampler | None, extras: Extras, changes: Mapping[str, Any]) -> Sampler:
+        """Return the teacher's network with adapters in it, its weights shared.
+
+        Raises:
+            RecipeError: there is no network of a teacher, or the student was to have one of its own.
+        """
+        if known is None or self.net is not None:
+            raise RecipeError(
+                "adapters are trained inside a teacher's network; give a teacher that has one, and no net"
+            )
+        assert self.adapter is not None
+        if self.adapter.told_guidance:
+            extras = Extras(second_time=extras.second_time)  # the adapters read it, so the network need not
+        return AdaptedSampler.around(known.merged(), self.adapter, run.rng("adapter"), extras=extras, **changes)
 
     def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
         """Draw what a step is about."""
