@@ -171,12 +171,17 @@ def runge_kutta2(
         raise RecipeError(f"place is where the second slope is taken, in (0, 1]; got {place}")
     span = _span(view.process, t, s, x)
     first = view.velocity(x, t, condition)
-    if place == 1.0 and bool((s == 0).any()):
-        if not bool((s == 0).all()):
-            raise RecipeError("in one Heun step either all samples go to t = 0 or none does; give them one time")
+    onto_data = s == 0
+    if place < 1.0 or not bool(onto_data.any()):
+        second = view.velocity((x + place * span * first).to(x.dtype), t + place * (s - t), condition)
+        return (x + span * (first + (second - first) / (2 * place))).to(x.dtype)
+    if bool(onto_data.all()):
         return (x + span * first).to(x.dtype)
-    second = view.velocity((x + place * span * first).to(x.dtype), t + place * (s - t), condition)
-    return (x + span * (first + (second - first) / (2 * place))).to(x.dtype)
+    arrived = spread(onto_data, x)  # some samples alone: their second slope is asked where it exists, and not used
+    second = view.velocity(
+        torch.where(arrived, x, x + span * first).to(x.dtype), torch.where(onto_data, t, s), condition
+    )
+    return (x + span * torch.where(arrived, first, (first + second) / 2)).to(x.dtype)
 
 
 def dpmpp_1(

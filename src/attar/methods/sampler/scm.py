@@ -123,7 +123,8 @@ class ContinuousConsistency(Distillation):
         tangent, finite = self.bounded(raw)
         if not bool(finite.all()):
             moment.run.log({"lost samples": (~finite).sum()})
-        error = squared(guess, torch.where(spread(finite, guess), output + tangent, guess.detach()))
+        kept, nothing = spread(finite, guess), torch.zeros_like(output)
+        error = squared(torch.where(kept, guess, nothing), torch.where(kept, output + tangent, nothing))
         state.hardness = torch.stack([t, error.detach()])
         w = state.weight.target(t).detach() if state.weight is not None else torch.zeros_like(t)  # type: ignore[operator]
         yield {"consistency": batch.mean(w.exp() * error)}
