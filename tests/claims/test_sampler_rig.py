@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attar.claims import samplers
-from attar.claims.samplers import Bed, SamplerClaim, calls_of
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled, calls_of
 from attar.data import Samples
 from attar.errors import NonFinite, RecipeError
 from attar.methods.sampler.consistency import Consistency
@@ -142,3 +142,16 @@ def test_pictures_are_compared_in_a_classifier_with_pictures_that_nobody_learned
     assert {"frechet_1", "frechet_2", "coverage_1", "accuracy_2", "high_frequencies_2"} <= found.keys()
     references = claim.references(run, bed, teacher, guidance=2.0)
     assert claim.judge(run, bed, teacher, (2,), guidance=2.0, against=references)["frechet_2"] >= 0
+
+
+def test_unlabelled_samples_keep_what_they_are_to_themselves(rig_run):
+    bed = Bed(Unlabelled(RING.data), None)
+    x, condition = bed.data.draw(5, torch.Generator().manual_seed(0))
+    assert condition is None
+    assert torch.equal(x, RING.data.draw(5, torch.Generator().manual_seed(0))[0])
+    assert bed.data.form.labels == 0
+    assert bed.data.fingerprint != RING.data.fingerprint
+    claim, run = SamplerClaim("quick"), rig_run(seed=100)
+    teacher = claim.teacher(run, bed)
+    found = claim.judge(run, bed, teacher, (2,), against=claim.references(run, bed, teacher))
+    assert {"sliced_wasserstein_2", "energy_2", "sliced_wasserstein_floor"} <= found.keys()

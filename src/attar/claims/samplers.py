@@ -25,6 +25,7 @@ from attar.metrics import generative
 from attar.nets import ConvNet
 from attar.nets.denoiser_specs import DenoiserNet, PointMLP, ResidualMLP, UNet
 from attar.run import Adam, Run
+from attar.spec import digest
 from attar.train.generation import Asked, Generation, Score, drawn, picture_score, point_score, real_points
 from attar.train.judges import ClassifierJudge, Features, Judge, judge_of
 from attar.train.network import TrainNetwork
@@ -37,6 +38,22 @@ POINT_SAMPLES, PICTURE_SAMPLES = 10_000, 2_000  # of an arm
 REFERENCE = 4_000  # held-out pictures that samples are compared with, at most
 QUICK_SAMPLES = 64
 STAGES = {"heun": 2, "midpoint": 2}  # of a solver's step; one of the others
+
+
+class Unlabelled(Samples):
+    """Samples of which nothing is told: what a mode is must be found out."""
+
+    def __init__(self, labelled: Samples) -> None:
+        self.labelled, self.shape, self.source = labelled, labelled.shape, labelled.source
+
+    def draw_named(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return samples `[n, *shape]` and the numbers of what they are, which `draw` keeps to itself."""
+        return self.labelled.draw_named(n, rng)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the samples, and that they are unlabelled."""
+        return digest(["unlabelled", self.labelled.fingerprint])
 
 
 @dataclasses.dataclass(frozen=True)
