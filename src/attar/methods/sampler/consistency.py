@@ -127,9 +127,9 @@ class Consistency(Distillation):
             return lesson.process.diffuse(moment.batch.x0, moment.batch.noise, pair.s).to(x_t.dtype)
         step: Step = functools.partial(ddim, eta=self.eta) if self.eta else SOLVERS[self.solver]
         view, draw, past = self.teacher_of(lesson, moment), drawing(moment.rng("solver")), Past()
-        x, t = x_t, pair.t
-        for number in range(1, self.substeps + 1):
-            s = pair.t + (pair.s - pair.t) * (number / self.substeps)
+        x, t, substeps = x_t, pair.t, moment.phase.settings.get("substeps", self.substeps)
+        for number in range(1, substeps + 1):
+            s = pair.t + (pair.s - pair.t) * (number / substeps)
             x, t = step(view, x, t, s, moment.batch.condition, draw=draw, past=past), s
         return x
 

@@ -75,6 +75,7 @@ class Pairs:
     chosen: Literal["uniform", "log-normal"] = "uniform"  # of intervals; log-normal: by what σ/α of an interval holds
     mean: float = -1.1  # of ln(σ/α), where chosen so; iCT's
     std: float = Field(2.0, gt=0)
+    skip: int = Field(1, ge=1)  # intervals between neighbours, at most as many as there are above the segment's edge
     segments: int = Field(1, ge=1)  # both sides are led to the lower edge of their segment
     random_end: bool = False  # … or to a grid time between that edge and s, drawn for each sample (CTM, Hyper-SD)
     ends_at: Literal["data", "first-level"] = "data"  # last grid time: clean data, or σ_min of VE and ᾱ_0 of VP
@@ -113,10 +114,11 @@ class Pairs:
         place = torch.multinomial(self.chances(process, times), n, replacement=True, generator=rng)
         edges = torch.linspace(0, intervals, min(self.segments, intervals) + 1, dtype=torch.float64).round().long()
         edge = edges[torch.searchsorted(edges, place, right=True) - 1]
+        below = torch.maximum(place + 1 - self.skip, edge)
         if self.random_end:
             share = torch.rand(n, generator=rng, dtype=torch.float64)
-            edge = edge + (share * (place - edge + 1)).floor().long()
-        return Pair(times[place + 1], times[place], times[edge], self.segments > 1 or self.random_end)
+            edge = edge + (share * (below - edge + 1)).floor().long()
+        return Pair(times[place + 1], times[below], times[edge], self.segments > 1 or self.random_end)
 
     def chances(self, process: Process, times: Tensor) -> Tensor:
         """Return the probability of each interval `[intervals]`: even, or erf-differences of a log-normal σ/α."""
