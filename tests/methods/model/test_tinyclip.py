@@ -239,7 +239,7 @@ def test_the_loss_is_of_affinities_at_one_scale_and_of_pairs_for_the_rest(pairs,
         a, b = 20 * theirs[0] @ theirs[1].T, 20 * mine[0] @ mine[1].T
         soft = [-(x.softmax(1) * y.log_softmax(1)).sum(1).mean() for x, y in ((a, b), (a.T, b.T))]
         hard = losses.pair_cross_entropy(*mine, 20.0, groups=batch.groups)
-        torch.testing.assert_close(lessons.loss(student.module, 2), 0.7 * sum(soft) / 2 + 0.3 * hard)
+        torch.testing.assert_close(lessons.loss(student.module, 0, 2), 0.7 * sum(soft) / 2 + 0.3 * hard)
 
 
 def test_without_a_scale_the_teacher_has_its_own_and_the_student_learns_one(pairs, teacher, open_run):
@@ -252,7 +252,7 @@ def test_without_a_scale_the_teacher_has_its_own_and_the_student_learns_one(pair
         rows = pairs.subset(lessons.pairs.batch(0).indices)
         mine, theirs = (vectors(one.module, teacher, rows) for one in (student, teacher))
         expected = losses.affinity_cross_entropy(mine, theirs, student_scale=1 / 0.07, teacher_scale=30.0)
-        torch.testing.assert_close(lessons.loss(student.module, 0), expected)
+        torch.testing.assert_close(lessons.loss(student.module, 0, 0), expected)
     with open_run() as run:
         made = method(run, data=pairs, teacher=teacher)
     assert made.module.scale.item() != pytest.approx(1 / 0.07)

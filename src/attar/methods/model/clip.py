@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
 from attar import losses
 from attar.artifacts.dual import DualStudent
 from attar.data import Images
 from attar.data.captions import captions_of
 from attar.data.tokenizers import WordTokenizer
-from attar.methods.model.paired.training import Pairs, PairTraining, vectors
+from attar.methods.model.paired.training import Pairs, PairTraining, learn, vectors
 from attar.nets.dual import fresh_dual
 from attar.nets.dual_specs import DualNet
 from attar.run import AdamW, Run
@@ -55,16 +56,13 @@ class ContrastivePairs:
         module = fresh_dual(self.net, data, run.rng("towers"), **ids, device=run.device)
         context = self.net.text.context
         pairs = Pairs(run, data, tokenizer, self.train, context=context, template=self.template)
-        steps, schedule = self.train.total(len(data)), self.train.schedule(len(data))
-        learner = run.learner(
-            "towers", module, self.train.optimizer, schedule=schedule, steps=steps, clip=self.train.clip
-        )
-        for step in run.loop("contrast", steps):
-            module.train()
+
+        def loss(step: int) -> Tensor:
             batch = pairs.batch(step)
             images, texts = vectors(run, module, batch)
-            loss = losses.pair_cross_entropy(images, texts, module.scale, groups=batch.groups)
-            learner.update({"pairs": loss / run.world})
+            return losses.pair_cross_entropy(images, texts, module.scale, groups=batch.groups)
+
+        learn(run, module, self.train, loss, name="contrast", steps=self.train.total(len(data)))
         return DualStudent(
             module.eval(), self.net, tokenizer, channels=data.channels, size=data.size, template=self.template
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from attar.methods.model.clip import ContrastivePairs
 from attar.methods.model.paired.gates import Gates, GateTraining, shortfall_penalty
 from attar.methods.model.paired.inheritance import Shrunk, TowerPart, inherit, leading_parts, net_of
 from attar.methods.model.paired.teacher import DualTeacher
-from attar.methods.model.paired.training import PLAIN, Batch, Pairs, PairTraining, vectors
+from attar.methods.model.paired.training import PLAIN, Batch, Pairs, PairTraining, learn, vectors
 from attar.nets.dual import START_SCALE, DualEncoder, TowerGates, fresh_dual
 from attar.nets.dual_specs import DualNet
 from attar.run import Cosine, Run
@@ -32,7 +33,7 @@ class TinyCLIP:
     """Shrink a dual encoder: weights are inherited, affinities mimicked, in stages (Wu et al. 2023, arXiv 2309.12314).
 
     L = affinity · ½ [CE(softmax(s I'U'ᵀ), s I Uᵀ) + CE(softmax(s U'I'ᵀ), s U Iᵀ)] + (1 − affinity) · L_CLIP, with unit
-    vectors I, U of images and texts over the batch of all processes, the teacher's primed; their lengths may differ.
+    vectors I, U of a batch's images and texts, the teacher's primed; their spaces may differ in width.
     Manual: a stage takes every k-th block of the one before, and the first of everything in it. Automatic: a stage
     learns gates on the one before, that close under a limit on parameters, and keeps what is open. The teacher stays
     the first network, whose tokenizer the student has.
@@ -95,11 +96,7 @@ class TinyCLIP:
                 inherit(module, smaller, parts)
             module, net = self.scaled(smaller), child
             steps = max(1, (number + 1) * lessons.steps - first)
-            schedule, clip = Cosine(warmup=min(self.train.warmup, steps // 5)), self.train.clip
-            learner = run.learner(name, module, self.train.optimizer, schedule=schedule, steps=steps, clip=clip)
-            for step in run.loop(name, steps):
-                module.train()
-                learner.update({"pairs": lessons.loss(module, first + step)})
+            learn(run, module, self.train, functools.partial(lessons.loss, module, first), name=name, steps=steps)
         made = module.requires_grad_(True).eval()
         return DualStudent(made, net, known.tokenizer, channels=data.channels, size=data.size, template=known.template)
 
@@ -121,10 +118,10 @@ class TinyCLIP:
         )
         for step in run.loop(f"{name}, gates", steps):
             module.train()
-            pairs = lessons.loss(module, first + step, gates.drawn(run.rng("gates", step)))
+            pairs = lessons.loss(module, first, step, gates.drawn(run.rng("gates", step)))
             target = wanted * min(1.0, (step + 1) / own.ramp)
             limit = shortfall_penalty(multipliers, target, gates.share())
-            run.backward({"pairs": pairs, "limit": limit / run.world}, *learners)
+            run.backward({"pairs": pairs, "limit": limit}, *learners, joined=True)
             learners[2].parameters[0].grad = -cast(Tensor, multipliers.grad)  # they climb what the rest goes down
             for learner in learners:
                 learner.step()
@@ -160,9 +157,11 @@ class Lessons:
         if method.train.views == PLAIN and method.affinity:
             self._told = image_vectors(teacher.module, data), text_vectors(teacher.module, self.pairs.ids)
 
-    def loss(self, module: DualEncoder, step: int, gates: tuple[TowerGates, TowerGates] | None = None) -> Tensor:
-        """Return this process's share of the loss of a step."""
-        batch, method = self.pairs.batch(step), self.method
+    def loss(
+        self, module: DualEncoder, first: int, step: int, gates: tuple[TowerGates, TowerGates] | None = None
+    ) -> Tensor:
+        """Return the loss of a step of a loop, whose pairs are counted from `first`."""
+        batch, method = self.pairs.batch(first + step), self.method
         images, texts = vectors(self.run, module, batch, gates)
         scale: Tensor | float = method.scale or module.scale
         loss = images.new_zeros(())
@@ -174,7 +173,7 @@ class Lessons:
         if method.affinity < 1:
             own = losses.pair_cross_entropy(images, texts, scale, groups=batch.groups)
             loss = loss + (1 - method.affinity) * own
-        return loss / self.run.world
+        return loss
 
     @torch.no_grad()
     def told(self, batch: Batch) -> tuple[Tensor, Tensor]:

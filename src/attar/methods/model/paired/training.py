@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,17 +30,13 @@ class PairTraining:
     steps: int | None = Field(None, ge=1)  # optimizer steps
     batch: int = Field(32_768, ge=2)  # pairs a step, at most the whole set
     optimizer: Optimizer = AdamW(lr=1e-4, beta2=0.98, eps=1e-6, weight_decay=0.2, decays="weights")
-    warmup: int = Field(2000, ge=0)  # steps, at most a fifth; then half a cosine down to 0
+    warmup: int = Field(2000, ge=0)  # steps, at most a fifth of a stage's; then half a cosine down to 0
     clip: float | None = Field(5.0, gt=0)  # largest length of the gradient
     views: Views = Views(scale=(0.9, 1.0), flip=0.0)  # crops; a mirrored picture would belie 'left' and 'right'
 
     def total(self, count: int) -> int:
         """Return the number of optimizer steps for `count` pairs."""
         return self.steps or self.epochs * -(-count // self.batch)
-
-    def schedule(self, count: int) -> Cosine:
-        """Return the schedule of the learning rate for `count` pairs."""
-        return Cosine(warmup=min(self.warmup, self.total(count) // 5))
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,21 @@ class Pairs:
 def vectors(
     run: Run, module: DualEncoder, batch: Batch, gates: tuple[TowerGates, TowerGates] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the vectors of a batch's images and texts, of all processes; a loss of them is divided by `world`."""
+    """Return the vectors of a batch's images and texts, each process's part made there; a loss of them is joined."""
     rows = run.shard(len(batch.images))
     image_gates, text_gates = gates or (None, None)
     images = module.images(batch.images[rows], image_gates)
     texts = module.texts(batch.ids[rows], text_gates)
     return run.gather(images), run.gather(texts)
+
+
+def learn(
+    run: Run, module: DualEncoder, train: PairTraining, loss_of: Callable[[int], Tensor], *, name: str, steps: int
+) -> None:
+    """Train a dual encoder in place, in a loop of its own; `loss_of` gives the loss of a step over the whole batch."""
+    schedule = Cosine(warmup=min(train.warmup, steps // 5))
+    learner = run.learner(name, module, train.optimizer, schedule=schedule, steps=steps, clip=train.clip)
+    for step in run.loop(name, steps):
+        module.train()
+        run.backward({"pairs": loss_of(step)}, learner, joined=True)
+        learner.step()
