@@ -1,0 +1,117 @@
+"""The claim of iCT: its schedule, intervals, weights and distance, and no average, make consistency training better."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from attar.claims.claim import Contrast, Trial
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
+from attar.diffusion.specs import EdmProcess
+from attar.methods.sampler.core.distillation import Lesson, Moment
+from attar.methods.sampler.core.times import Pair, Pairs
+from attar.methods.sampler.diffusion import Diffusion
+from attar.methods.sampler.ict import ImprovedConsistencyTraining
+from attar.nets.denoiser_specs import PointMLP
+from attar.run import Decay, RAdam, Run
+from attar.spec import method
+
+SPREAD = 1.15  # standard deviation of the checkerboard
+UNIT = SPREAD / 0.5  # the paper's numbers are for data of 0.5
+AT = "one step, 5,000 updates of 256 points"
+
+
+@method
+class OriginalTraining(ImprovedConsistencyTraining):
+    """Consistency training as it was at first (2303.01469): √ schedule, even intervals, squared error, an average.
+
+    N(k) = ⌈√(k/K ((s1 + 1)² − s0²) + s0²) − 1⌉ + 1 levels, and μ(k) = exp(s0 ln μ0 / N(k)) decays the average.
+    """
+
+    version: ClassVar = 1
+    first_levels: int = 2  # s0
+    last_levels: int = 150  # s1
+    first_decay: float = 0.9  # μ0
+
+    def levels(self, moment: Moment) -> int:
+        """Return N(k)."""
+        low, high = self.first_levels**2, (self.last_levels + 1) ** 2
+        return math.ceil(math.sqrt(moment.step / moment.phase.steps * (high - low) + low) - 1) + 1
+
+    def pairs_of(self, moment: Moment) -> Pairs:
+        """Return the grid of a step: even chances of N(k) − 1 intervals."""
+        return dataclasses.replace(self.pairs, intervals=self.levels(moment) - 1, first=None)
+
+    def pair(self, lesson: Lesson, moment: Moment) -> Pair:
+        """Return the times of a step, and let the average move as fast as their number wants."""
+        decay = math.exp(self.first_levels * math.log(self.first_decay) / self.levels(moment))
+        lesson.learner.decays["target"] = Decay(decay=decay)
+        return super().pair(lesson, moment)
+
+
+CHANGES: Mapping[str, dict[str, Any]] = {
+    "ict": {},
+    "ict, squared error": {"distance": "l2"},
+    "ict, even intervals": {"pairs": Pairs(intervals=160, first=10, ends_at="first-level")},
+    "ct": {
+        "distance": "l2",
+        "weight": "none",
+        "pairs": Pairs(intervals=160, ends_at="first-level"),
+        "target": 0.9,
+    },
+}
+
+
+class ImprovedConsistencyTrainingClaim(SamplerClaim):
+    """iCT against consistency training as it was at first, on the unlabelled checkerboard, with no teacher anywhere.
+
+    All arms have one network, optimizer and budget; iCT ends with 160 intervals, the original with 150. The paper's
+    numbers in units of σ are stretched with the data's spread. Distance and chances are also exchanged alone.
+    """
+
+    id = "ict"
+    title = "Improved Techniques for Training Consistency Models"
+    says = "CIFAR-10, one step: FID 2.83 where consistency training had 8.70; 3.5 × better (arXiv 2310.14189, table 2)"
+    origin = "the card's 20 to 50 % lower distance at one step; σ of about 0.35 is a guess"
+    primary = Contrast(
+        method="ict", baseline="ct", metric="sliced_wasserstein_1", at=AT, scale="log-ratio", higher_is_better=False,
+        worst=2.0,
+    )  # fmt: skip
+    secondary = (
+        dataclasses.replace(primary, metric="sliced_wasserstein_2", at="two steps"),
+        dataclasses.replace(primary, baseline="ict, squared error"),
+        dataclasses.replace(primary, baseline="ict, even intervals"),
+    )
+    expects = 0.4
+    delta = 0.2
+    seeds = 10
+    grids: ClassVar = {arm: {"lr": [3e-4, 1e-3, 3e-3]} for arm in CHANGES}
+    currency = "updates"
+    fixed: ClassVar = ("nothing: points are drawn without end",)
+    source = "checkerboard"
+    quick_source = "checkerboard"
+    methods = ("ict",)
+    trial_seeds = 2
+    steps = 5000
+
+    def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
+        """Train and judge a student."""
+        bed = Bed(Unlabelled(self.bed(run).data), None)
+        made = self.student(run, self.recipe(name, trial), bed, None, seed=seed)
+        return self.judge(run, bed, made, (1, 2))
+
+    def recipe(self, name: str, trial: Trial) -> ImprovedConsistencyTraining:
+        """Return what an arm trains with."""
+        fields = dict(CHANGES[name])
+        pairs = fields.pop("pairs", Pairs(intervals=160, first=10, chosen="log-normal", ends_at="first-level"))
+        cls = OriginalTraining if name == "ct" else ImprovedConsistencyTraining
+        return cls(
+            teaching=Diffusion(net=PointMLP(frequency=1.0), process=EdmProcess(sigma_max=80 * UNIT, sigma_data=SPREAD)),
+            train=self.training(trial, optimizer=RAdam(lr=trial["lr"]), clip=None),
+            pairs=dataclasses.replace(pairs, mean=-1.1 + math.log(UNIT)),
+            constant=None if fields.get("distance") == "l2" else 0.00054 * math.sqrt(2) * UNIT,
+            times=(0.821 * UNIT,),
+            **fields,
+        )
