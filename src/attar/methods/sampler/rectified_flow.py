@@ -10,18 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.artifacts.couplings import Couplings
 from attar.artifacts.drawing import Drawing, Ode
 from attar.artifacts.sampler import Sampler
 from attar.diffusion import Flow
 from attar.errors import RecipeError
 from attar.losses.denoising import Distance, sample_distance
-from attar.methods.sampler.core.coupling import Coupling
+from attar.methods.sampler.core.coupling import Coupling, stored
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import Times
-from attar.methods.sampler.core.training import Batch, begin_again, trained
-from attar.nets.denoisers import told
+from attar.methods.sampler.core.training import begin_again, trained
 from attar.spec import method
 
 
@@ -86,16 +84,7 @@ class RectifiedFlow(Distillation):
 
     def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
         """Draw stored pairs, with their conditions and guidance."""
-        run, total = lesson.run, self.train.batch
-        pairs: Couplings = lesson.state
-        chosen = torch.randint(len(pairs), (total,), generator=run.rng("pairs", step))
-        rows = run.shard(total)
-        mine = chosen[rows]
-        condition = lesson.data.condition(pairs.which[mine])
-        x0, noise, scale = (part[mine].float().to(run.device) for part in (pairs.ends, pairs.noise, pairs.scales))
-        batch = Batch(x0, noise, None if condition is None else condition.to(run.device), rows, total)
-        embedded = scale - 1 if self.guidance.embedded else None
-        return Moment(run, batch, scale, told(batch.condition, guidance=embedded), step, phase)
+        return stored(lesson, lesson.state, self.train.batch, phase, step, embedded=self.guidance.embedded)
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:
         """Yield the error of the velocity; at t = 1 that is the error of the sample."""

@@ -13,8 +13,11 @@ from attar.artifacts.drawing import SOLVERS, Solver, grid_of
 from attar.artifacts.sampler import CHUNK
 from attar.data import Samples
 from attar.diffusion import drawing, integrate, start
+from attar.methods.sampler.core.distillation import Lesson, Moment, Phase
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance, ready
+from attar.methods.sampler.core.training import Batch
 from attar.methods.sampler.diffusion import Diffusion
+from attar.nets.denoisers import told
 from attar.run import Run
 from attar.spec import method
 
@@ -68,3 +71,27 @@ class Coupling:
         if not kept:
             return Couplings(noise.to(dtype), ends, which, scales)
         return Couplings(noise.to(dtype), ends, which, scales, path=path, times=times[kept])
+
+
+def chosen_rows(run: Run, pairs: Couplings, total: int, step: int) -> Tensor:
+    """Return which of the stored rows a step of `total` samples looks at: this process's part of them."""
+    return torch.randint(len(pairs), (total,), generator=run.rng("pairs", step))[run.shard(total)]
+
+
+def stored(lesson: Lesson, pairs: Couplings, total: int, phase: Phase, step: int, *, embedded: bool) -> Moment:
+    """Return a step about stored pairs: `x0` where noise was led, with its noise, condition and guidance.
+
+    Args:
+        lesson: of the method.
+        pairs: what is drawn from, with replacement.
+        total: samples in the whole batch.
+        phase: the phase.
+        step: in it.
+        embedded: whether the student is told the guidance.
+    """
+    run = lesson.run
+    mine = chosen_rows(run, pairs, total, step)
+    condition = lesson.data.condition(pairs.which[mine])
+    x0, noise, scale = (part[mine].float().to(run.device) for part in (pairs.ends, pairs.noise, pairs.scales))
+    batch = Batch(x0, noise, None if condition is None else condition.to(run.device), run.shard(total), total)
+    return Moment(run, batch, scale, told(batch.condition, guidance=scale - 1 if embedded else None), step, phase)

@@ -1,0 +1,86 @@
+"""Guided distillation: one network for all strengths of guidance, then ever fewer steps (arXiv 2210.03142)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from attar.diffusion.specs import CosineProcess
+from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
+from attar.methods.sampler.core.guided import guidance_loss
+from attar.methods.sampler.core.teacher import TeacherGuidance
+from attar.methods.sampler.core.times import Times
+from attar.methods.sampler.core.training import SamplerTraining
+from attar.methods.sampler.diffusion import Diffusion
+from attar.methods.sampler.progressive import Progressive
+from attar.run import Adam, Linear
+from attar.spec import method
+
+
+@method
+class GuidedDistillation(Progressive):
+    """Distil guidance, then steps (Meng et al. 2023, arXiv 2210.03142). Guidance is told as w = g − 1.
+
+    Stage 1: L = max(α²/σ², 1) · ‖x̂(x_t, c, w) − [(1 + w) x̂_θ(x_t, c) − w x̂_θ(x_t, ∅)]‖², w drawn for each sample.
+    Stage 2: rounds of progressive distillation, whose first teacher is the student of stage 1, at a w and c drawn anew
+    in every step. `steps` = `teacher_steps` leaves stage 2 out.
+    """
+
+    version: ClassVar = 1
+    presets: ClassVar[dict[str, Any]] = {
+        "small": {
+            **Distillation.presets["small"],
+            "train": {"steps": 600, "batch": 128, "optimizer": {"lr": 1e-3}},
+            "guidance_steps": 2000,
+            "teacher_steps": 32,
+            "longer": 1.0,
+        }
+    }
+
+    teaching: Diffusion = Diffusion(process=CosineProcess())  # predicts v
+    guidance: TeacherGuidance = TeacherGuidance(scale=1.0, highest=5.0, embedded=True)  # w from 0 to 4; SD: 2 to 14
+    guidance_times: Times = Times()  # of stage 1
+    train: SamplerTraining = SamplerTraining(  # of a round; the paper's lengths are not published
+        steps=50_000, batch=128, optimizer=Adam(lr=1e-4), schedule=Linear()
+    )
+    guidance_steps: int = Field(100_000, ge=1)  # of stage 1
+    teacher_steps: int = Field(1024, ge=1)  # of the student of stage 1; 512 for latents
+    steps: int = Field(4, ge=1)  # of the last student
+    longer: float = Field(2.0, gt=0)  # times the length of rounds with one or two steps
+
+    @model_validator(mode="after")
+    def _halves(self) -> GuidedDistillation:
+        ratio = self.teacher_steps / self.steps
+        if ratio != int(ratio) or int(ratio) & (int(ratio) - 1):
+            raise ValueError(f"steps are halved from {self.teacher_steps}: {self.steps} is not met on the way")
+        if not self.guidance.embedded:
+            raise ValueError("the student is told its guidance: leave guidance.embedded=yes")
+        return self
+
+    def phases(self) -> Sequence[Phase]:
+        """Return stage 1 and the rounds of stage 2."""
+        first = Phase("guidance", self.guidance_steps, {"first": True, "steps": self.teacher_steps})
+        rounds = super().phases() if self.steps < self.teacher_steps else ()
+        return [first, *(self._round(phase) for phase in rounds)]
+
+    def _round(self, phase: Phase) -> Phase:
+        steps = round(phase.steps * (self.longer if phase.settings["steps"] <= 2 else 1))
+        return dataclasses.replace(phase, steps=steps, settings={**phase.settings, "first": False})
+
+    def enter(self, lesson: Lesson, phase: Phase) -> None:
+        """Make the last student the teacher; a phase has a schedule of its own length."""
+        super().enter(lesson, phase)
+        lesson.learner.total_steps = phase.steps
+
+    def terms(self, lesson: Lesson, moment: Moment) -> Terms:
+        """Yield the error of x0: against the guided teacher first, then against two steps of the round's teacher."""
+        if not moment.phase.settings["first"]:
+            yield from super().terms(lesson, moment)
+            return
+        batch, process = moment.batch, lesson.process
+        t = batch.mine(self.guidance_times.draw(batch.total, process, moment.run.rng("time", moment.step)))
+        x_t = process.diffuse(batch.x0, batch.noise, t).to(batch.x0.dtype)
+        yield {"guidance": batch.mean(guidance_loss(self, lesson, moment, x_t, t, weighting=self.weighting))}
