@@ -223,7 +223,7 @@ class TestRectifiedFlow:
         if shuffled:
             made.state.ends = made.state.ends.flip(0)
         terms = next(iter(method.terms(made, method.moment(made, phase, 0))))
-        return float(terms["velocity"])
+        return float(terms["velocity"].detach())
 
     def test_the_stored_coupling_is_kept(self, open_run):
         with open_run() as run:
