@@ -22,7 +22,8 @@ from attar.diffusion import Flow
 from attar.diffusion.view import Condition
 from attar.errors import AttarError, DataError
 from attar.run import Run
-from attar.train.judges import ClassifierJudge, judge_of
+from attar.train.judges import LARGE, LARGE_FROM, SMALL, TRAINING, ClassifierJudge
+from attar.train.network import TrainNetwork
 
 Judgement = Callable[[Tensor, Condition], Tensor]  # samples [n, *shape] and conditions to scores [n]
 
@@ -172,8 +173,8 @@ class GivenReward:
         return str(own or f"{self.given.__module__}.{getattr(self.given, '__qualname__', type(self.given).__name__)}")
 
 
-def reward_of(run: Run, data: Samples, given: GivenReward | None = None) -> Reward:
-    """Return the reward that was given; without one, that of a classifier of the data trained as a stage.
+def reward_of(run: Run, data: Samples, given: GivenReward | None = None, judging: TrainNetwork | None = None) -> Reward:
+    """Return the reward that was given; without one, that of a classifier of the data trained as a stage, `judging`.
 
     Points with a closed form need no classifier.
 
@@ -192,9 +193,7 @@ def reward_of(run: Run, data: Samples, given: GivenReward | None = None) -> Rewa
     if isinstance(value, DualStudent):
         return AgreementReward(value, data)
     if value is None:
-        judge = judge_of(run, data, "classifier")
-        assert isinstance(judge, ClassifierJudge)
-        return ClassReward(judge, data)
+        value = run.stage("judge", judging or judging_of(data), data=data.images)
     of, images = (value.channels, value.size, value.classes), data.images
     if of != (images.channels, images.size, tuple(images.classes)):
         raise DataError(
@@ -202,6 +201,11 @@ def reward_of(run: Run, data: Samples, given: GivenReward | None = None) -> Rewa
             f"has {list(images.classes)[:3]}… on {images.size}; train one on this data"
         )
     return ClassReward(ClassifierJudge(value, data), data)
+
+
+def judging_of(data: ImageSamples) -> TrainNetwork:
+    """Return how the classifier is trained in whose features samples of the data are measured: the same stage."""
+    return TrainNetwork(net=LARGE if data.images.size >= LARGE_FROM else SMALL, training=TRAINING)
 
 
 def pixels(x: Tensor) -> Tensor:
