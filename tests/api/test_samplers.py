@@ -150,8 +150,10 @@ def test_any_text_is_drawn_where_captions_were_read_by_the_packaged_encoder(tiny
     data = Samples.of(captions.captioned(tiny_images(each=2), ["red apple", "dog", "sun", "cat", "red", "moon"]))
     reading = Reading(process=FlowProcess(), prediction="velocity")
     sampler = Sampler.fresh(ResidualMLP(width=8, blocks=1), data, reading, torch.Generator().manual_seed(0))
-    assert torch.equal(sampling.condition_of(sampler, ["dog"]), torch.tensor([[3.0, 0.0]]))
-    assert torch.equal(sampling.condition_of(sampler, ["red dog", "dog"]), torch.tensor([[7.0, 1.0], [3.0, 0.0]]))
+    root = 2**0.5
+    known, other = sampling.condition_of(sampler, ["dog"]), sampling.condition_of(sampler, ["red dog", "dog"])
+    torch.testing.assert_close(known, torch.tensor([[root, 0.0]]))
+    torch.testing.assert_close(other, torch.tensor([[7 / 5, 1 / 5], [root, 0.0]]))
     told = attar.sample(sampler, "red dog", n=2, out=tmp_path / "dog.png")
     assert json.loads(json.dumps(told))["conditions"] == ["red dog"]
     assert told["nearest"] == {"red dog": "red apple"}  # (7, 1) is nearest in angle to (9, 1)

@@ -11,7 +11,7 @@ from attar.errors import DataError
 
 @pytest.fixture
 def encoder(monkeypatch, tmp_path):
-    """Let a stand-in read texts: as many ones as letters; return what it was asked."""
+    """Let a stand-in read texts, as their length and a one; return what it was asked."""
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
     asked = []
 
@@ -60,7 +60,8 @@ def test_captions_are_the_conditions_of_pictures_that_have_some(tiny_images, enc
     for picture, number in zip(drawn, which, strict=True):
         place = int((pictures.unit() * 2 - 1 - picture).abs().flatten(1).sum(1).argmin())
         assert pictures.captions[place] == samples.conditions[number]
-    assert torch.equal(samples.condition(torch.tensor([0, 2, -1])), torch.tensor([[9.0, 1], [3.0, 1], [0, 0]]))
+    expected = torch.tensor([[9.0, 1.0], [3.0, 1.0], [0.0, 0.0]]) / torch.tensor([[41.0], [5.0], [1.0]]).sqrt()
+    torch.testing.assert_close(samples.condition(torch.tensor([0, 2, -1])), expected)  # mean squares of 1, 1 and 0
 
 
 def test_embeddings_are_computed_once_and_anew_where_the_cache_is_damaged(encoder, tmp_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attar import files
 from attar.data.captions import Captioned
@@ -43,13 +44,15 @@ def text_samples(images: Captioned) -> ImageSamples:
 
 
 def embedded(texts: Sequence[str]) -> Tensor:
-    """Return an embedding of length 1 for every text `[n, 384]`, from the cache where all of them are there together.
+    """Return an embedding of every text `[n, 384]`, from the cache where all of them are there together.
+
+    Their mean square is 1: numbers of a twentieth, as vectors of length 1 have them, would be learned slowly.
 
     Raises:
         DataError: the text encoder is not installed.
     """
     encoder = _encoder()
-    key = digest([ENCODER, encoder.fingerprint, list(texts)])[:40]
+    key = digest([ENCODER, "mean square 1", encoder.fingerprint, list(texts)])[:40]
     path = files.home() / "texts" / f"{key}.safetensors"
     if path.is_file():
         try:
@@ -58,7 +61,7 @@ def embedded(texts: Sequence[str]) -> Tensor:
                 return kept
         except DamagedFile:
             path.unlink()
-    made = encoder(texts)
+    made = _scaled(encoder(texts))
     files.save_tensors(path, {"embeddings": made})
     return made
 
@@ -73,7 +76,11 @@ def prompts(texts: Sequence[str]) -> Tensor:
     for text in plain:
         if not text or len(text) > LONGEST:
             raise DataError(f"a prompt is a text of 1 to {LONGEST} letters; got {len(text)}")
-    return _encoder()(plain)
+    return _scaled(_encoder()(plain))
+
+
+def _scaled(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors) * vectors.shape[1] ** 0.5
 
 
 @cache
