@@ -11,12 +11,12 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from attar import nets
+from attar import files, nets
 from attar.artifacts.base import fingerprint_of, load
 from attar.artifacts.sampler import Reading, Sampler
-from attar.errors import AttarError, DamagedFile
-from attar.nets.adapter_specs import Adapter
-from attar.nets.adapters import Adapted, tensors_of
+from attar.errors import AttarError, DamagedFile, RecipeError
+from attar.nets.adapter_specs import Adapter, LoRA
+from attar.nets.adapters import NAME, Adapted, tensors_of
 from attar.nets.denoiser_specs import Extras
 from attar.nets.initialise import seeded
 from attar.spec import digest, to_json
@@ -94,6 +94,29 @@ class AdaptedSampler(Sampler):
             self.adapted.merged(), self.net, self.form, self.reading, conditions=self.conditions, vectors=self.vectors,
             extras=self.extras, source=self.source,
         )  # fmt: skip
+
+    def save_lora(self, folder: str | Path) -> Path:
+        """Write the updates as pipelines of diffusers load them (`load_lora_weights(folder)`), and return the file.
+
+        Raises:
+            RecipeError: no low-rank updates, inputs that the library's networks have not, or a network of ours.
+        """
+        model = getattr(self.adapted.network, "model", None)
+        if not isinstance(self.adapter, LoRA) or model is None or self.adapted.fresh:
+            raise RecipeError(
+                "a file of low-rank updates for diffusers holds updates of a network of diffusers and nothing beside; "
+                "this sampler has other adapters, other inputs or another network: save it, or merged(), as it is"
+            )
+        part = "unet" if type(model).__name__.startswith("UNet") else "transformer"
+        factor = (self.adapter.alpha or self.adapter.rank) / self.adapter.rank  # readers without α take it for 1
+        found: dict[str, Tensor] = {}
+        for name, tensor in self.adapted.state_dict().items():
+            plain = name.removeprefix("network.model.").replace(f".{NAME}.", ".")
+            found[f"{part}.{plain}"] = (factor * tensor if ".lora_B." in plain else tensor).contiguous()
+        path = Path(folder) / "pytorch_lora_weights.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.save_tensors(path, found)
+        return path
 
     # ------------------------------------------------------------------ as an artifact
 
