@@ -14,6 +14,7 @@ from attar.claims.claim import Claim, Trial
 from attar.data import Images, Samples
 from attar.data.samples import ImageSamples
 from attar.data.uri import POINTS, parse
+from attar.diffusion.prediction import Prediction
 from attar.diffusion.specs import AnyProcess, FlowProcess
 from attar.errors import NonFinite, RecipeError
 from attar.methods.sampler.consistency import Consistency
@@ -87,6 +88,7 @@ class SamplerClaim(Claim):
     """
 
     process: ClassVar[AnyProcess] = FlowProcess()
+    prediction: ClassVar[Prediction | None] = None  # of teachers; none: the usual one of the process
     steps: ClassVar = 3000  # updates of a student
     batch: ClassVar = 256
     features: ClassVar[Features | None] = None  # in which pictures are compared; none: a classifier of the data
@@ -110,7 +112,8 @@ class SamplerClaim(Claim):
 
     def teaching(self, bed: Bed, process: AnyProcess | None = None) -> Diffusion:
         """Return how a teacher is trained on a process, the claim's own if not given."""
-        return Diffusion(net=bed.net, process=process or self.process, train=self._shorter(bed.teaching))
+        chosen, train = process or self.process, self._shorter(bed.teaching)
+        return Diffusion(net=bed.net, process=chosen, prediction=self.prediction, train=train)
 
     def teacher(self, run: Run, bed: Bed, process: AnyProcess | None = None) -> Sampler:
         """Return a teacher trained with dropped conditions, in a stage that arms, seeds and claims share."""
@@ -244,7 +247,8 @@ class SamplerClaim(Claim):
             chosen = torch.randperm(len(bed.test), generator=torch.Generator().manual_seed(0))[:count]
             real = bed.test.subset(chosen).unit().cpu() * 2 - 1
             return picture_score(self.classifier(run, bed), real if against is None else against.ends.float())
-        plain = point_score(bed.data, Generation(), asked, None)
+        known = bed.data.labelled if isinstance(bed.data, Unlabelled) else bed.data  # whose modes are known
+        plain = point_score(known, Generation(), asked, None)
         if against is None:
             return plain
         ends = against.ends.float()
