@@ -161,7 +161,7 @@ class Distillation:
         return self.taught(self.begin(run, data, teacher))
 
     def taught(self, lesson: Lesson) -> Sampler:
-        """Train the student of a lesson that has begun; a method with more inputs puts them into `lesson.given`."""
+        """Train the student of a lesson that has begun."""
         run = lesson.run
         lesson.state = self.build(lesson)
         for phase in self.phases():
@@ -175,8 +175,8 @@ class Distillation:
                 self.after(lesson, moment)
         return lesson.student.with_module(trained(lesson.learner))
 
-    def begin(self, run: Run, data: Samples, given: GivenTeacher | None) -> Lesson:
-        """Return teacher and student as they start, with the student's learner."""
+    def begin(self, run: Run, data: Samples, given: GivenTeacher | None, **more: Any) -> Lesson:
+        """Return teacher and student as they start, with the student's learner; `more` inputs go to `lesson.given`."""
         self.guidance.check(data)
         teacher = ready(run, data, given, self.teaching) if self.asks or given is not None else None
         known = teacher.sampler if teacher is not None else None
@@ -197,7 +197,7 @@ class Distillation:
             student = Sampler.fresh(net, data, Reading(**own, **changes), run.rng("net"), extras=extras)
         module = student.module.to(run.device).requires_grad_(True)
         learner = self.train.learner(run, "student", module, target=self.target_decay)
-        return Lesson(run, data, teacher, student, learner)
+        return Lesson(run, data, teacher, student, learner, given=more)
 
     def adapted(self, run: Run, known: Sampler | None, extras: Extras, changes: Mapping[str, Any]) -> Sampler:
         """Return the teacher's network with adapters in it, its weights shared.
