@@ -207,8 +207,9 @@ def test_the_tail_sends_gradients_to_the_student_and_keeps_the_teacher(data, vit
     assert all(torch.equal(before[name], value) for name, value in vit.module.state_dict().items())
 
 
-def test_projectors_and_tail_do_not_remain(data, vit, open_run):
-    with open_run() as run:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_projectors_and_tail_do_not_remain(data, vit, open_run, precision):
+    with open_run(precision=precision) as run:
         student = ScaleKD(**SMALL)(run, data=data, teacher=vit)
     assert set(student.tensors()) == set(nets.fresh(NET, data, torch.Generator()).state_dict())
 
