@@ -125,6 +125,15 @@ def test_no_teacher_is_trained_and_the_second_step_is_taken_from_0_821(open_run,
     torch.testing.assert_close(torch.stack(seen)[:, 0], torch.tensor([80.0, 0.821]).log() / 4)
 
 
+def test_the_papers_setting_runs_on_a_u_net(open_run, pictures):
+    sizes = {"teaching.net.width": 8, "teaching.net.blocks": 1, "train.steps": 2, "train.batch": 3}
+    method = build(ICT, sizes, preset="paper")
+    assert (method.teaching.net.kind, method.teaching.net.dropout) == ("unet", 0.3)
+    assert (method.train.optimizer.kind, method.train.clip, method.train.decay) == ("radam", None, 0.99993)
+    with open_run() as run:
+        assert method(run, data=pictures)(2, steps=2).isfinite().all()
+
+
 def test_one_step_from_noise_gives_the_data(open_run):
     """On one Gaussian the student must end with its mean and spread, which it is never told."""
     data = PointSamples(Mixture.gaussian(torch.tensor([1.0, -0.5]), 0.5))

@@ -120,6 +120,21 @@ def test_pixarts_setting_has_one_guidance_that_the_student_is_not_told(open_run,
         assert lesson.student.reading.guidance == 1.0  # a second guidance when sampling would double it
 
 
+def test_low_rank_updates_aim_at_themselves_and_leave_the_teacher_inside(open_run, pictures, taught, tmp_path):
+    given = taught(process=VP)
+    fields = {"lora.rank": 2, "lora.alpha": 2, "train.steps": 2, "train.batch": 4}
+    with open_run() as run:
+        method = build(LCM, fields, preset="lora")
+        made = method(run, data=pictures, teacher=given)
+    assert method.target is None
+    assert made.reading.drawing.boundary == "lcm"
+    again = load(made.save(tmp_path / "student"))
+    torch.testing.assert_close(again(3, steps=2), made(3, steps=2))
+    assert not torch.equal(
+        made(3, steps=2), given.given.with_module(given.given.module, drawing=method.drawing())(3, steps=2)
+    )
+
+
 def test_samples_are_drawn_from_evenly_chosen_levels_and_guidance_costs_nothing(open_run, pictures, taught):
     with open_run() as run:
         made = build(LCM, TINY)(run, data=pictures, teacher=taught(process=VP))

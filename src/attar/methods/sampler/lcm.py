@@ -19,7 +19,8 @@ from attar.run import AdamW
 from attar.spec import method
 
 SMALL: dict[str, Any] = {
-    "teaching": {**Diffusion.presets["small"], "process": {"kind": "vp", "betas": "linear"}},
+    # v: small networks cannot afford that ε is divided by α = 0.006 where sampling begins
+    "teaching": {**Diffusion.presets["small"], "process": {"kind": "vp", "betas": "linear"}, "prediction": "v"},
     "guidance": {"scale": 1.0, "highest": 4.0},
     "train": {"steps": 3000, "batch": 128, "optimizer": {"lr": 5e-4}, "average_share": 0.05},
 }
@@ -27,6 +28,12 @@ PIXART: dict[str, Any] = {
     "guidance": {"scale": 5.5, "highest": None, "embedded": False},
     "teaching": {"process": {"kind": "vp", "betas": "linear"}},
     "train": {"steps": 5000, "batch": 24, "optimizer": {"lr": 2e-5}},
+}
+LORA: dict[str, Any] = {
+    "lora": {"rank": 64, "alpha": 64, "layers": "all"},
+    "target": None,
+    "guidance": {"scale": 4.0, "highest": 16.0, "embedded": False},
+    "train": {"steps": 1000, "batch": 12, "optimizer": {"lr": 1e-4}},
 }
 
 
@@ -37,12 +44,13 @@ class LatentConsistency(Consistency):
     Between neighbours of 50 levels, 20 of 1000 steps apart, one guided DDIM step of the teacher leads from t to s:
     L = E mean √((f_θ(x_t, w, t) − f_θ⁻(x_s, w, s))² + c²) − c over elements, f = c_skip x + c_out x̂0 with τ = 10 k, and
     θ⁻ an average. The last interval ends at level k = 0, not on clean data. The student is told w = g − 1, drawn for
-    each sample; the preset `pixart` has one w = 4.5 instead and tells nothing. The teacher stands on `process=vp`: with
-    betas linear for PixArt and DiT, scaled-linear for Stable Diffusion.
+    each sample; the preset `pixart` has one w = 4.5 instead and tells nothing, and `lora` trains low-rank updates, whose
+    target is themselves. The teacher stands on `process=vp`: betas linear for PixArt and DiT, scaled-linear for Stable
+    Diffusion.
     """
 
     version: ClassVar = 1
-    presets: ClassVar[dict[str, Any]] = {"small": SMALL, "pixart": PIXART}
+    presets: ClassVar[dict[str, Any]] = {"small": SMALL, "pixart": PIXART, "lora": LORA}
 
     teaching: Diffusion = Diffusion(process=DiscreteProcess(betas="scaled-linear"))
     guidance: TeacherGuidance = TeacherGuidance(scale=3.0, highest=15.0, embedded=True)  # w from 2 to 14
