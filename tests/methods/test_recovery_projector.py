@@ -99,6 +99,21 @@ def test_updates_are_of_low_rank_and_alone_are_trained(data, student):
     assert all(p.grad is None for n, p in projector.named_parameters() if n not in own)
 
 
+def test_folding_makes_a_copy_that_labels_the_same_and_leaves_the_original_whole(data, student):
+    encoder = NetworkEncoder(student.module)
+    made = Projector(encoder, class_means(encoder, data, torch.Generator().manual_seed(0)), rank=2, head_rank=2)
+    with torch.no_grad():
+        for factor in made.factors().values():
+            factor.add_(0.1)
+    images = data.normalised(torch.arange(4))
+    wanted = made(images)
+    folded = made.folded()
+    torch.testing.assert_close(folded(images), wanted)
+    torch.testing.assert_close(made(images), wanted)
+    assert made.factors()
+    assert not folded.factors()
+
+
 def test_a_rank_of_zero_is_a_linear_probe(student):
     projector = Projector(NetworkEncoder(student.module), torch.randn(3, 96), rank=0, head_rank=2)
     assert sorted(projector.factors()) == [

@@ -75,9 +75,12 @@ class Projector(nn.Module):
     def folded(self) -> Projector:
         """Return a copy with its updates added to the weights, which labels the same and faster, and trains no more."""
         made = copy.deepcopy(self)
-        for layer in list(made.modules()):
-            if parametrize.is_parametrized(layer, "weight"):
-                parametrize.remove_parametrizations(layer, "weight")
+        for layer in [layer for layer in made.modules() if parametrize.is_parametrized(layer, "weight")]:
+            weight: Any = layer.weight
+            # torch's own removal edits the class that a copy shares with this one, whose weights would be gone
+            layer.__class__ = parametrize.type_before_parametrizations(layer)
+            del layer.parametrizations
+            layer.register_parameter("weight", nn.Parameter(weight.detach()))
         return made.eval().requires_grad_(False)
 
     @torch.no_grad()
