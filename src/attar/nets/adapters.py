@@ -106,6 +106,7 @@ class LowRank(Adapted):
             layer.merge(adapter_names=[NAME])
             parent, _, own = name.rpartition(".")
             setattr(plain.get_submodule(parent), own, layer.get_base_layer())
+        del plain.peft_config  # or peft would take it for a network with updates
         return plain
 
 

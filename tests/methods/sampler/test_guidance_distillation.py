@@ -1,0 +1,337 @@
+"""Guidance distillation in three ways: zero for the student that is its guided teacher, and for no other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from attar.artifacts.adapted import AdaptedSampler
+from attar.artifacts.sampler import Reading, Sampler
+from attar.data.samples import Labelled, PointSamples
+from attar.diffusion import Cosine, Guided, Mixture, integrate
+from attar.diffusion.specs import CosineProcess
+from attar.diffusion.view import View
+from attar.errors import RecipeError
+from attar.methods.sampler.agd import AdapterGuidance
+from attar.methods.sampler.consistency import Consistency
+from attar.methods.sampler.core.coupling import Coupling, chosen_rows
+from attar.methods.sampler.core.distillation import Lesson
+from attar.methods.sampler.core.teacher import GivenTeacher, Teacher, TeacherGuidance
+from attar.methods.sampler.core.training import SamplerTraining
+from attar.methods.sampler.guided_distillation import GuidedDistillation
+from attar.methods.sampler.lora_distillation import LoRADistillation
+from attar.nets.adapter_specs import GuidanceAdapters, LoRA
+from attar.nets.denoiser_specs import DiffusersNet, DiT, Extras, PointMLP, ResidualMLP
+from attar.nets.denoisers import parted
+from attar.spec import build
+
+DATA = PointSamples(Mixture.ring(modes=4, std=0.2))
+TRAIN = SamplerTraining(batch=64)
+PROCESS = Cosine()
+STORE = Coupling(count=32, solver="ddim", steps=8, kept=1)
+
+
+class GuidedExactly(nn.Module):
+    """A network whose v is that of the exact guided mixture: at the w it is told, or at a fixed one."""
+
+    def __init__(self, w: float | None = None, off: float = 0.0) -> None:
+        super().__init__()
+        self.nothing, self.w, self.off = nn.Parameter(torch.zeros(())), w, off
+        self.seen: list[torch.Tensor | None] = []
+
+    def forward(self, x, label, condition):
+        own, told, _ = parted(condition)
+        self.seen.append(told)
+        w = torch.full((len(x),), self.w) if told is None else told
+        view: View = Labelled(DATA.mixture.view(PROCESS), len(DATA.conditions))
+        guided = Guided(view, DATA.null, w, "w")
+        x0, eps = guided.x0_eps(x.double(), label.double(), own)
+        alpha, sigma = (part(label.double())[:, None] for part in (PROCESS.alpha, PROCESS.sigma))
+        return (alpha * eps - sigma * (x0 + self.off)).to(x.dtype) + self.nothing
+
+
+def lesson(run, method, student):
+    """The exact unguided teacher, and a student."""
+    reading = Reading(process=CosineProcess(), prediction="v")
+    known = Sampler(GuidedExactly(0.0), PointMLP(), DATA.form, reading, conditions=DATA.conditions)
+    teacher = Teacher(DATA.exact(PROCESS), DATA.null, known)
+    made = Sampler(student, PointMLP(), DATA.form, reading, extras=Extras(guidance=True), conditions=DATA.conditions)
+    learner = method.train.learner(run, "student", student)
+    begun = Lesson(run, DATA, teacher, made, learner)
+    begun.state = method.build(begun)
+    return begun
+
+
+def loss(run, method, student, phase=0):
+    begun = lesson(run, method, student)
+    where = method.phases()[phase]
+    return sum(
+        float(v.detach()) for terms in method.terms(begun, method.moment(begun, where, 0)) for v in terms.values()
+    )
+
+
+METHODS = {
+    "guided-distillation": GuidedDistillation(train=TRAIN),
+    "lora-distillation": LoRADistillation(train=TRAIN, guidance=TeacherGuidance(scale=4.0)),
+    "agd": AdapterGuidance(train=TRAIN, trajectories=STORE),
+    "agd on data": AdapterGuidance(train=TRAIN, trajectories=STORE, states="data"),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_student_that_is_its_guided_teacher_has_no_loss(name, open_run):
+    with open_run() as run:
+        assert loss(run, METHODS[name], GuidedExactly(w=3.0)) < 1e-6
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_student_that_takes_g_for_w_has_one(name, open_run):
+    class OffByOne(GuidedExactly):
+        def forward(self, x, label, condition):
+            own, told, _ = parted(condition)
+            return super().forward(x, label, {"condition": own, "guidance": 1 + (3.0 if told is None else told)})
+
+    with open_run() as run:
+        assert loss(run, METHODS[name], OffByOne(w=4.0)) > 1e-3
+
+
+def test_guidance_is_drawn_for_each_sample_and_told_as_w(open_run):
+    student = GuidedExactly()
+    with open_run() as run:
+        loss(run, GuidedDistillation(train=TRAIN), student)
+    w = student.seen[-1]
+    assert 0 <= float(w.min()) < 0.5
+    assert 3.5 < float(w.max()) <= 4
+    assert len(w.unique()) == 64
+
+
+def test_the_first_stage_weighs_the_error_of_x0_by_the_truncated_snr(open_run):
+    method = GuidedDistillation(train=TRAIN)
+    with open_run() as run:
+        t = method.guidance_times.draw(64, PROCESS, run.rng("time", 0))
+        weights = (PROCESS.alpha(t) / PROCESS.sigma(t)).square().clamp_min(1)
+        # near t = π/2 a v that is off by σ d is an x0 off by σ² d
+        found = loss(run, method, GuidedExactly(off=0.1))
+        expected = (weights * (0.1 * PROCESS.sigma(t) ** 2).square()).mean()
+    assert found == pytest.approx(float(expected), rel=1e-3)
+
+
+class TestRounds:
+    """Stage 2: rounds of halving from the student of stage 1."""
+
+    METHOD = GuidedDistillation(
+        train=dataclasses.replace(GuidedDistillation().train, steps=10, batch=64, average=0.0),
+        guidance_steps=7,
+        teacher_steps=16,
+        steps=1,
+        longer=2.0,
+    )
+
+    def test_rounds_follow_the_first_stage_and_the_last_are_longer(self):
+        phases = self.METHOD.phases()
+        assert [phase.name for phase in phases] == ["guidance", "8 steps", "4 steps", "2 steps", "1 steps"]
+        assert [phase.steps for phase in phases] == [7, 10, 10, 20, 20]
+        assert [phase.settings["first"] for phase in phases] == [True, False, False, False, False]
+        assert len(dataclasses.replace(self.METHOD, steps=16).phases()) == 1
+
+    @pytest.mark.parametrize("steps", [3, 32])
+    def test_steps_that_halving_does_not_meet_are_refused(self, steps):
+        with pytest.raises(RecipeError, match="halved from 16"):
+            build(GuidedDistillation, {"teacher_steps": 16, "steps": steps})
+
+    def test_a_round_is_taught_by_the_last_student_at_the_same_guidance_and_nobody_guides_twice(self, open_run):
+        student = GuidedExactly()
+        with open_run() as run:
+            begun = lesson(run, self.METHOD, student)
+            begun.teacher = dataclasses.replace(begun.teacher, view=None)  # stage 2 asks it nothing
+            teacher = begun.state.module
+            student.seen.clear()
+            teacher.seen.clear()
+            list(self.METHOD.terms(begun, self.METHOD.moment(begun, self.METHOD.phases()[1], 0)))
+        assert len(teacher.seen) == 2
+        assert all(torch.equal(w, student.seen[0]) for w in teacher.seen)
+
+    def test_every_phase_begins_with_the_learning_rate_of_its_first_step(self, open_run):
+        with open_run() as run:
+            begun = lesson(run, self.METHOD, GuidedExactly())
+            rates = []
+            for phase in self.METHOD.phases()[:3]:
+                self.METHOD.enter(begun, phase)
+                for _ in range(phase.steps):
+                    begun.student.module.nothing.grad = torch.ones(())
+                    begun.learner.step()
+                    rates.append(begun.learner.optimizer.param_groups[0]["lr"])
+        firsts = [rates[0], rates[7], rates[17]]
+        assert firsts == pytest.approx([1e-4] * 3)
+        assert rates[6] < 0.2e-4
+        assert rates[16] < 0.2e-4
+
+    def test_guidance_must_be_told(self):
+        with pytest.raises(RecipeError, match="told its guidance"):
+            build(GuidedDistillation, {"guidance.embedded": False})
+
+
+class TestTrajectories:
+    """AGD: the states of guided trajectories, and the prediction that led from one to the next."""
+
+    def test_states_are_those_of_the_guided_ode_with_their_own_scale(self, open_run):
+        method = METHODS["agd"]
+        with open_run() as run:
+            begun = lesson(run, method, GuidedExactly())
+            stored = begun.state
+            moment = method.moment(begun, method.phases()[0], 0)
+            rows = chosen_rows(run, stored, 64, 0)
+            guided = Guided(begun.teacher.view, DATA.null, stored.scales[rows], "g")
+            times, seen = PROCESS.grid(8), []
+            noise = stored.noise[rows].double()
+            condition = DATA.condition(stored.which[rows])
+            seen.append(noise)
+            ends = integrate(guided, noise, times, condition, callback=lambda _, x: seen.append(x))
+            for place in range(8):
+                x_t, x_s = method.states_of(begun, moment, torch.full((64,), place))
+                torch.testing.assert_close(x_t.double(), seen[place], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(x_s.double(), [*seen[1:8], ends][place], atol=1e-4, rtol=1e-4)
+        assert 1 <= float(stored.scales.min()) < 2
+        assert 5 < float(stored.scales.max()) <= 6
+
+    def test_no_teacher_is_asked_in_training(self, open_run):
+        with open_run() as run:
+            begun = lesson(run, METHODS["agd"], GuidedExactly())
+            begun.teacher = None
+            moment = METHODS["agd"].moment(begun, METHODS["agd"].phases()[0], 0)
+            assert list(METHODS["agd"].terms(begun, moment))
+
+    def test_noised_samples_are_as_many(self, open_run):
+        with open_run() as run:
+            stored = lesson(run, METHODS["agd on data"], GuidedExactly()).state
+        assert len(stored) == 32
+        assert stored.path is None
+        assert len(stored.scales.unique()) == 32
+
+    @pytest.mark.parametrize(
+        ("fields", "says"),
+        [
+            ({"lora.rank": 2}, "leave lora"),
+            ({"guidance.embedded": False}, "told guidance"),
+            ({"trajectories.solver": "heun"}, "read off DDIM"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, fields, says):
+        with pytest.raises(RecipeError, match=says):
+            build(AdapterGuidance, fields)
+
+
+SHRUNK = {"train.steps": 2, "train.batch": 4}
+PAPER = {
+    "guided-distillation": {"guidance_steps": 2, "teacher_steps": 4, "steps": 1},
+    "lora-distillation": {},
+    "agd": {"trajectories.count": 6, "trajectories.steps": 3},
+}
+CLASSES = {"guided-distillation": GuidedDistillation, "lora-distillation": LoRADistillation, "agd": AdapterGuidance}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_setting_runs_on_a_network_with_attention(name, open_run, pictures, taught):
+    method = build(CLASSES[name], {**SHRUNK, **PAPER[name]}, name=name)
+    process = CosineProcess() if name == "guided-distillation" else None
+    teacher = taught(DiT(width=16, depth=1, heads=2), process)
+    with open_run() as run:
+        made = method(run, data=pictures, teacher=teacher)
+    assert made(2, [0, 1], steps=1).isfinite().all()
+    assert isinstance(made, AdaptedSampler) == (name != "guided-distillation")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_small_preset_can_be_made(name):
+    small = build(CLASSES[name], preset="small", name=name)
+    assert small.train.steps <= 2000
+
+
+def test_the_frozen_teacher_is_the_base_and_only_updates_come_out(open_run, pictures, taught):
+    teacher = taught()
+    before = teacher.given.fingerprint
+    method = build(LoRADistillation, {**SHRUNK, "lora.layers": "all", "train.optimizer.lr": 0.01})
+    with open_run() as run:
+        made = method(run, data=pictures, teacher=teacher)
+    assert teacher.given.fingerprint == before == made.base.fingerprint
+    assert {id(p) for p in teacher.given.module.parameters()} < {id(p) for p in made.module.parameters()}
+    assert all(".lora_" in name for name in made.module.state_dict())
+    with made.adapted.off():
+        assert torch.equal(made(3, [0, 1, 2], steps=2), teacher.given.with_module(
+            teacher.given.module, drawing=made.reading.drawing)(3, [0, 1, 2], steps=2))  # fmt: skip
+
+
+def test_without_updates_all_weights_of_a_copy_are_trained(open_run, pictures, taught):
+    teacher = taught()
+    method = dataclasses.replace(build(LoRADistillation, SHRUNK), lora=None)
+    with open_run() as run:
+        made = method(run, data=pictures, teacher=teacher)
+    assert type(made) is Sampler
+    assert made.fingerprint != teacher.given.fingerprint
+
+
+def test_any_sampler_method_can_train_updates_and_keep_their_average(open_run, pictures, taught):
+    fields = {**SHRUNK, "lora.rank": 2, "lora.layers": "all", "pairs.intervals": 4, "target": 0.5}
+    fields |= {"guidance.highest": 3.0, "guidance.embedded": True, "train.average": 0.5}
+    teacher = taught(ResidualMLP(width=16, blocks=1))
+    with open_run() as run:
+        begun = build(Consistency, fields).begin(run, pictures, teacher)
+        shared = {id(p) for p in teacher.given.module.parameters()}
+        for average in begun.learner.ema.values():
+            assert shared < {id(p) for p in average.parameters()}
+        assert not shared & {id(p) for p in begun.learner.parameters}
+    with open_run() as run:
+        made = build(Consistency, fields)(run, data=pictures, teacher=teacher)
+    assert isinstance(made, AdaptedSampler)
+    assert any(name.startswith("network.guidance") for name in made.module.state_dict())
+
+
+def test_a_student_with_updates_teaches_with_its_merged_weights(open_run, pictures, taught):
+    method = build(LoRADistillation, {**SHRUNK, "lora.layers": "all", "train.optimizer.lr": 0.01})
+    with open_run() as run:
+        first = method(run, data=pictures, teacher=taught())
+    with open_run() as run:
+        second = method(run, data=pictures, teacher=GivenTeacher(first))
+    assert second.base.fingerprint == first.merged().fingerprint
+
+
+@pytest.mark.parametrize("fields", [{"net.kind": "residual-mlp"}, {}])
+def test_updates_need_the_network_of_a_teacher(fields, open_run, pictures, taught):
+    method = build(LoRADistillation, {**SHRUNK, **fields})
+    with open_run() as run:
+        if fields:
+            with pytest.raises(RecipeError, match="inside a teacher's network"):
+                method(run, data=pictures, teacher=taught())
+        else:
+            with pytest.raises(RecipeError, match="inside a teacher's network"):
+                method(run, data=DATA, teacher=GivenTeacher("exact"))
+
+
+@pytest.mark.parametrize("name", ["lora-distillation", "agd"])
+def test_a_network_of_stable_diffusions_class_is_adapted_whole(name, open_run, pictures, taught, tmp_path):
+    net = DiffusersNet(
+        cls="UNet2DConditionModel",
+        config={
+            "block_out_channels": (8, 8),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": 8,
+            "attention_head_dim": 4,
+        },
+    )
+    fields = {**SHRUNK, **PAPER[name], **({"adapters.hidden": 4} if name == "agd" else {})}
+    teacher = taught(net)
+    with open_run() as run:
+        made = build(CLASSES[name], fields)(run, data=pictures, teacher=teacher)
+    assert made(2, [0, 1], steps=1).isfinite().all()
+    if name == "agd":
+        assert isinstance(made.adapter, GuidanceAdapters)
+        assert {id(p) for p in teacher.given.module.parameters()} < {id(p) for p in made.module.parameters()}
+    else:
+        assert made.adapter == LoRA()
+        assert made.save_lora(tmp_path).exists()
