@@ -74,7 +74,7 @@ class ImprovedConsistencyTrainingClaim(SamplerClaim):
     id = "ict"
     title = "Improved Techniques for Training Consistency Models"
     says = "CIFAR-10, one step: FID 2.83 where consistency training had 8.70; 3.5 × better (arXiv 2310.14189, table 2)"
-    origin = "the card's 20 to 50 % lower distance at one step; σ of about 0.35 is a guess"
+    origin = "the card's 20 to 50 % lower distance; a pilot of 1,500 updates on seed 100: 0.19 against 1.12 at one rate"
     primary = Contrast(
         method="ict", baseline="ct", metric="sliced_wasserstein_1", at=AT, scale="log-ratio", higher_is_better=False,
         worst=2.0,
@@ -84,8 +84,8 @@ class ImprovedConsistencyTrainingClaim(SamplerClaim):
         dataclasses.replace(primary, baseline="ict, squared error"),
         dataclasses.replace(primary, baseline="ict, even intervals"),
     )
-    expects = 0.4
-    delta = 0.2
+    expects = 0.6
+    delta = 0.3
     seeds = 10
     grids: ClassVar = {arm: {"lr": [3e-4, 1e-3, 3e-3]} for arm in CHANGES}
     currency = "updates"

@@ -44,8 +44,8 @@ class LatentConsistency(Consistency):
     Between neighbours of 50 levels, 20 of 1000 steps apart, one guided DDIM step of the teacher leads from t to s:
     L = E mean √((f_θ(x_t, w, t) − f_θ⁻(x_s, w, s))² + c²) − c over elements, f = c_skip x + c_out x̂0 with τ = 10 k, and
     θ⁻ an average. The last interval ends at level k = 0, not on clean data. The student is told w = g − 1, drawn for
-    each sample; the preset `pixart` has one w = 4.5 instead and tells nothing, and `lora` trains low-rank updates, whose
-    target is themselves. The teacher stands on `process=vp`: betas linear for PixArt and DiT, scaled-linear for Stable
+    each sample; the preset `pixart` has one w = 4.5 instead and tells nothing, and `lora` trains low-rank updates that
+    are their own target. The teacher stands on `process=vp`: betas linear for PixArt and DiT, scaled-linear for Stable
     Diffusion.
     """
 
