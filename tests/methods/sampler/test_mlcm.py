@@ -34,8 +34,7 @@ def begun(pictures, taught):
 
     def start(run, data=POINTS, teacher=None, reward=None, phase=0, **changes):
         method = build(MLCM, {**TINY, **(ON_POINTS if data is POINTS else {}), **changes})
-        lesson = method.begin(run, data, teacher or GivenTeacher("exact"))
-        lesson.given["reward"] = reward
+        lesson = method.begin(run, data, teacher or GivenTeacher("exact"), reward=reward)
         lesson.state = method.build(lesson)
         return method, lesson, method.moment(lesson, method.phases()[phase], 0)
 
@@ -189,7 +188,7 @@ def test_extras_of_the_second_stage(open_run, begun, pictures, taught):
 
 
 def test_both_stages_bring_samples_to_the_gaussian(open_run):
-    changes = {**TINY, **ON_POINTS, "train.steps": 400, "train.batch": 64, "train.optimizer.lr": 5e-3, "across": 0.25}
+    changes = {**TINY, **ON_POINTS, "train.steps": 250, "train.batch": 48, "train.optimizer.lr": 5e-3, "across": 0.25}
     method = build(MLCM, {**changes, "net.width": 32})
     with open_run() as run:
         sampler = method(run, data=POINTS, teacher=GivenTeacher("exact"))

@@ -30,8 +30,7 @@ def begun(pictures, taught):
         method = build(
             cls, {**(PLAIN if cls is RewardGuided else {k: v for k, v in PLAIN.items() if "proxy" not in k}), **changes}
         )
-        lesson = method.begin(run, pictures, taught(process=VP))
-        lesson.given["reward"] = GivenReward.of(reward)
+        lesson = method.begin(run, pictures, taught(process=VP), reward=GivenReward.of(reward))
         lesson.state = method.build(lesson)
         moment = method.moment(lesson, method.phases()[0], step)
         (terms,) = method.terms(lesson, moment)

@@ -100,9 +100,7 @@ class MultistepConsistency(Consistency):
         self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None, reward: GivenReward | None = None
     ) -> Sampler:
         """Train the student; a reward is asked where `preference` has a weight."""
-        lesson = self.begin(run, data, teacher)
-        lesson.given["reward"] = reward
-        return self.taught(lesson)
+        return self.taught(self.begin(run, data, teacher, reward=reward))
 
     def build(self, lesson: Lesson) -> Beside:
         """Return what stands beside the second stage's term."""

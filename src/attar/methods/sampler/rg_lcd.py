@@ -56,9 +56,7 @@ class RewardGuided(LatentConsistency):
         self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None, reward: GivenReward | None = None
     ) -> Sampler:
         """Train the student; the reward, where none is given, is log p(class | picture) of a classifier, a stage."""
-        lesson = self.begin(run, data, teacher)
-        lesson.given["reward"] = reward
-        return self.taught(lesson)
+        return self.taught(self.begin(run, data, teacher, reward=reward))
 
     def build(self, lesson: Lesson) -> Judged:
         """Return the expert, and the proxy with its learner."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.artifacts.sampler import Sampler
-from attar.diffusion.view import View
+from attar.diffusion.view import Condition, View
 from attar.losses.denoising import replaced_gradient
 from attar.losses.score import distribution_gap
 from attar.methods.sampler.core.distillation import Lesson, Moment
@@ -56,18 +56,19 @@ class FakeScore:
         """The denoiser of made samples, unguided."""
         return self.sampler.denoiser
 
-    def term(self, moment: Moment, made: Tensor, real: View) -> Tensor:
+    def term(self, moment: Moment, made: Tensor, real: View, told: Condition = None) -> Tensor:
         """Return this process's share of the mean loss of clean made samples `[n, …]`, on the scale of square errors.
 
         Its gradient in a sample of d numbers is `distribution_gap` / d. `real` is the denoiser of the data, guided or
-        not; it is told the batch's condition.
+        not; it is told the batch's condition, or what is given.
         """
         batch, process = moment.batch, self.view.process
         t = batch.mine(self.spec.times.draw(batch.total, process, moment.run.rng("score time", moment.step)))
         noise = self._noise(moment, made, "score noise")
         with torch.no_grad():
             x_t = process.diffuse(made.detach(), noise, t).to(made.dtype)
-            gap = distribution_gap(made, real.x0(x_t, t, batch.condition), self.view.x0(x_t, t, batch.condition))
+            wanted = real.x0(x_t, t, batch.condition if told is None else told)
+            gap = distribution_gap(made, wanted, self.view.x0(x_t, t, batch.condition))
         return batch.mean(replaced_gradient(made, gap) / made[0].numel())
 
     def step(self, moment: Moment, made: Tensor) -> None:
