@@ -129,7 +129,8 @@ class AdaptedSampler(Sampler):
     def tensors(self) -> dict[str, Tensor]:
         """Return the adapters' weights; those of a base without a folder, too."""
         held = {} if self.base.folder else {HELD + name: tensor for name, tensor in self.base.tensors().items()}
-        return {**super().tensors(), **held}
+        own = {name: tensor for name, tensor in super().tensors().items() if name != "vectors"}  # which the base has
+        return {**own, **held}
 
     def about(self) -> dict[str, Any]:
         """Return what the adapters are, and where the base is."""

@@ -139,6 +139,8 @@ class DiffusersNet:
     config: dict[str, Any] = Field(default_factory=dict)  # values of that class
     name: str = ""  # a checkpoint, a hub name or folder; its weights replace the fresh ones
     subfolder: str = ""  # of the checkpoint, such as unet or transformer
+    told: dict[str, tuple[int, ...]] = Field(default_factory=dict)  # what a condition vector is cut into, by keyword
+    pipeline: str = ""  # what it was taken out of, for whoever puts it back
     time_scale: float = Field(1000.0, gt=0)  # of labels in [0, 1]: these networks count steps
 
     def build(self, form: Form, extras: Extras) -> DenoiserNetwork:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,19 +26,26 @@ KNOWN = (
 
 class DiffusersDenoiser(nn.Module):
     """See `DiffusersNet`. Labels become `class_labels`, vectors one token of `encoder_hidden_states`; a mapping of a
-    forward's own keywords goes through as it is. What `Extras` add is added to every embedding of the time.
+    forward's own keywords goes through as it is. Where the spec says how a vector is cut (`told`), it holds what
+    differs from `blank`, the condition of no text, so that zeros stand for none. What `Extras` add is added to every
+    embedding of the time.
 
     Raises:
         RecipeError: diffusers is not installed, has no such class, or the class no such values.
         AttarError: no checkpoint has that name.
     """
 
+    blank: Tensor  # [width]
     covers_submodules = True  # `reset_parameters` draws everything inside
 
     def __init__(self, spec: DiffusersNet, form: Form, extras: Extras) -> None:
         super().__init__()
         self.spec, self.form, self.extras = spec, form, extras
         self.model = _made(spec, _config(spec, form))
+        if (needed := sum(math.prod(shape) for shape in spec.told.values())) and needed != form.width:
+            raise RecipeError(f"condition vectors of {form.width} numbers cannot be cut into {dict(spec.told)}")
+        if spec.told:
+            self.register_buffer("blank", torch.zeros(form.width))
         for layer in self.model.modules():
             if type(layer).__name__ == "LabelEmbedding":
                 layer.dropout_prob = 0.0  # conditions are dropped by who trains
@@ -50,7 +59,7 @@ class DiffusersDenoiser(nn.Module):
     def as_built(self) -> DiffusersNet:
         """The spec that builds this network without its checkpoint."""
         config = {key: value for key, value in self.model.config.items() if not key.startswith("_")}
-        return DiffusersNet(cls=self.spec.cls, config=config, time_scale=self.spec.time_scale)
+        return dataclasses.replace(self.spec, config=config, name="", subfolder="")
 
     def forward(self, x: Tensor, label: Tensor, condition: Condition = None) -> Tensor:
         """Return the prediction `[n, C, H, W]` of x at labels `[n]`."""
@@ -94,6 +103,8 @@ class DiffusersDenoiser(nn.Module):
         if condition is None:
             null = torch.full((n,), self.form.labels, device=x.device)
             condition = null if self.form.labels else x.new_zeros(n, self.form.width)
+        if self.spec.told:
+            return self._cut(condition)
         told: dict[str, Tensor] = {}
         if self.form.labels and "class_labels" in takes:
             told["class_labels"] = condition.expand(n)
@@ -101,6 +112,17 @@ class DiffusersDenoiser(nn.Module):
             wide = int(self.model.config.get("cross_attention_dim") or self.form.width)
             tokens = condition[:, None] if self.form.width else x.new_zeros(n, 1, wide)
             told["encoder_hidden_states"] = tokens.to(x.dtype)
+        return told
+
+    def _cut(self, vectors: Tensor) -> Any:
+        """Return the keyword tensors that vectors `[n, width]` are cut into; `a.b` is an entry of a mapping `a`."""
+        told: dict[str, Any] = {}
+        whole, place = vectors + self.blank, 0
+        for name, shape in self.spec.told.items():
+            part = whole[:, place : place + math.prod(shape)].unflatten(1, shape)
+            place += math.prod(shape)
+            owner, _, entry = name.rpartition(".")
+            (told.setdefault(owner, {}) if owner else told)[entry] = part.round() if entry.endswith("mask") else part
         return told
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from attar.artifacts.sampler import CHUNK
 from attar.data import Samples
 from attar.diffusion import drawing, integrate, start
 from attar.methods.sampler.core.distillation import Lesson, Moment, Phase
-from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance, ready
+from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance, ready, seen
 from attar.methods.sampler.core.training import Batch
 from attar.methods.sampler.diffusion import Diffusion
 from attar.nets.denoisers import told
@@ -39,7 +39,9 @@ class Coupling:
 
     def __call__(self, run: Run, *, data: Samples, teacher: GivenTeacher) -> Couplings:
         """Draw the trajectories, a few hundred at a time; a chunk is a step that survives interruption."""
-        guide = ready(run, data, GivenTeacher.of(teacher), self.teaching)
+        given = GivenTeacher.of(teacher)
+        data = seen(data, given)
+        guide = ready(run, data, given, self.teaching)
         rng = run.rng("noise")
         noise = torch.randn(self.count, *data.shape, generator=rng)
         _, which = data.draw_named(self.count, run.rng("conditions"))

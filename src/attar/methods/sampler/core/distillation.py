@@ -18,7 +18,7 @@ from attar.diffusion.denoiser import Denoiser
 from attar.diffusion.process import Process
 from attar.diffusion.view import Condition, View
 from attar.errors import RecipeError
-from attar.methods.sampler.core.teacher import GivenTeacher, Teacher, TeacherGuidance, ready
+from attar.methods.sampler.core.teacher import GivenTeacher, Teacher, TeacherGuidance, ready, seen
 from attar.methods.sampler.core.training import Batch, SamplerTraining, batch_of, trained
 from attar.methods.sampler.diffusion import Diffusion
 from attar.nets.adapter_specs import GuidanceAdapters, LoRA
@@ -177,6 +177,7 @@ class Distillation:
 
     def begin(self, run: Run, data: Samples, given: GivenTeacher | None, **more: Any) -> Lesson:
         """Return teacher and student as they start, with the student's learner; `more` inputs go to `lesson.given`."""
+        data = seen(data, given)
         self.guidance.check(data)
         teacher = ready(run, data, given, self.teaching) if self.asks or given is not None else None
         known = teacher.sampler if teacher is not None else None

@@ -13,10 +13,12 @@ from torch import Tensor
 from attar.artifacts import load
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
+from attar.data.latents import LatentSamples
 from attar.diffusion import Guided
 from attar.diffusion.process import Process
 from attar.diffusion.view import View
 from attar.errors import AttarError, DataError, RecipeError
+from attar.methods.sampler.core.pipeline import Pipeline
 from attar.run import Run
 from attar.spec import spec
 
@@ -24,20 +26,22 @@ EXACT = "exact"
 
 
 class GivenTeacher:
-    """What a user names as teacher: a sampler, or the exact denoiser of data with a closed form.
+    """What a user names as teacher: a sampler, a pipeline of diffusers, or the exact denoiser of a closed form.
 
     Args:
-        given: a `Sampler`, or `exact`.
+        given: a `Sampler`, a `Pipeline`, or `exact`.
     """
 
     kind = "teacher"
 
-    def __init__(self, given: Sampler | str) -> None:
+    def __init__(self, given: Sampler | Pipeline | str) -> None:
         self.given = given
 
     @classmethod
     def of(cls, value: Any) -> GivenTeacher:
-        """Return the teacher that a value stands for: a run's or artifact's folder, a `Sampler`, or `exact`.
+        """Return the teacher that a value stands for: a run's or artifact's folder, a `Sampler`, `hf:NAME` or `exact`.
+
+        `hf:NAME` is a pipeline of diffusers, by hub name or folder.
 
         Raises:
             AttarError: it stands for none.
@@ -46,6 +50,8 @@ class GivenTeacher:
             return value
         if isinstance(value, str) and value == EXACT:
             return cls(EXACT)
+        if isinstance(value, str) and value.startswith("hf:"):
+            return cls(Pipeline(value.removeprefix("hf:")))
         if isinstance(value, str | Path):
             value = load(value)
         if not isinstance(value, Sampler):
@@ -83,6 +89,11 @@ class Teacher:
         return Guided(self.view, self.null, scale, "g")
 
 
+def seen(data: Samples, given: GivenTeacher | None) -> Samples:
+    """Return the data as a teacher sees them: latents for a pipeline, themselves for all others."""
+    return given.given.seen(data) if given is not None and isinstance(given.given, Pipeline) else data
+
+
 def ready(run: Run, data: Samples, given: GivenTeacher | None, teaching: Any) -> Teacher:
     """Return the teacher that was given, or one trained as a stage by `teaching`, a method.
 
@@ -95,6 +106,9 @@ def ready(run: Run, data: Samples, given: GivenTeacher | None, teaching: Any) ->
             raise DataError(f"{data.source} has no closed form, so nothing is exact; name a run of diffusion instead")
         return Teacher(exact, None if data.null is None else data.null.to(run.device), None)
     made = given.given if given is not None else run.stage("teacher", teaching, data=data)
+    if isinstance(made, Pipeline):
+        data = data if isinstance(data, LatentSamples) else made.seen(data)
+        made = made.sampler(data)
     assert isinstance(made, Sampler)
     if made.form != data.form or (made.conditions and made.conditions != data.conditions):
         raise DataError(
