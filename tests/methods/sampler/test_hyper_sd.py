@@ -47,7 +47,7 @@ def begun(pictures, taught):
 def test_stages_go_from_8_segments_to_one_then_feedback_then_one_step():
     phases = HyperSD().phases()
     assert [phase.name for phase in phases] == [
-        "8 segments", "4 segments", "2 segments", "1 segments", "feedback", "one step",
+        "1: 8 segments", "2: 4 segments", "3: 2 segments", "4: 1 segments", "feedback", "one step",
     ]  # fmt: skip
     assert [phase.settings["pairs"]["segments"] for phase in phases[:4]] == [8, 4, 2, 1]
     close, fool = ([phase.settings[name] for phase in phases[:4]] for name in ("close", "fool"))

@@ -113,8 +113,10 @@ class SegmentedConsistency(Consistency):
     def phases(self) -> Sequence[Phase]:
         """Return a stage for each number of segments, feedback, and the stage for one step."""
         stages = [
-            Phase(f"{count} segments", self.train.steps, {"pairs": {"segments": count}, "close": close, "fool": fool})
-            for count, close, fool in zip(self.segments, self.closeness, self.fooling, strict=True)
+            Phase(
+                f"{number}: {count} segments", self.train.steps, {"pairs": {"segments": count}, "close": a, "fool": b}
+            )
+            for number, (count, a, b) in enumerate(zip(self.segments, self.closeness, self.fooling, strict=True), 1)
         ]
         stages.append(Phase("feedback", self.feedback_steps, {"feedback": True}))
         stages.append(Phase("one step", self.one_step_steps, {"one step": True}))
