@@ -19,10 +19,14 @@ from attar import nets, recipes
 from attar.artifacts import DistilledSet, Selection, Student, load
 from attar.artifacts.aggregated import Aggregated, AggregatedStudent
 from attar.artifacts.autoencoder import Autoencoder, Encoder
+from attar.artifacts.dual import DualStudent
 from attar.artifacts.quantized import QuantizedStudent
 from attar.artifacts.trajectories import Trajectories
+from attar.data.tokenizers import WordTokenizer
 from attar.errors import AttarError, DamagedFile, RecipeError
 from attar.nets import ConvNet, ViT
+from attar.nets.dual import fresh_dual
+from attar.nets.dual_specs import DualNet, ImageTower, TextTower
 from attar.nets.masked import Decoder, fresh_autoencoder
 from attar.nets.quantisation import Quantised, even_points
 from attar.report.folder import read_folder
@@ -47,11 +51,19 @@ def artifacts(images):
         "aggregated-student": AggregatedStudent(Aggregated(joint, "turns"), net, 1, 8, images.classes),
         "autoencoder": autoencoder(),
         "distilled-set": DistilledSet.from_real(images, 2, rng, protocol="dsa"),
+        "dual-encoder": dual_encoder(),
         "quantized-student": QuantizedStudent.of(student, {"head.weight": coded}),
         "selection": Selection(torch.arange(4), images.fingerprint, "memory", weights=torch.rand(4)),
         "student": student,
         "trajectories": Trajectories(experts, net, images),
     }
+
+
+def dual_encoder():
+    tower = {"width": 4, "depth": 1, "heads": 1, "head_width": 4}
+    net = DualNet(image=ImageTower(patch=4, **tower), text=TextTower(context=4, **tower), dimensions=3)
+    module = fresh_dual(net, Shape(1, 8, 1), torch.Generator().manual_seed(0), vocabulary=260, end=2)
+    return DualStudent(module, net, WordTokenizer(["bag"]), channels=1, size=8, template="a {}")
 
 
 def autoencoder():
@@ -64,6 +76,7 @@ KINDS = [
     "aggregated-student",
     "autoencoder",
     "distilled-set",
+    "dual-encoder",
     "quantized-student",
     "selection",
     "student",

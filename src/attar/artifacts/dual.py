@@ -51,7 +51,7 @@ class DualStudent(Artifact):
         """Return how the towers are built and fed."""
         return {
             "net": to_json(self.net),
-            "vocabulary": self.module.text.tokens.num_embeddings,
+            "vocabulary": len(self.module.text.tokens),
             "tokenizer": self.tokenizer.about(),
             "channels": self.channels,
             "size": self.size,

@@ -155,13 +155,14 @@ class LanguageTower(_Towers):
 
     def __init__(self, spec: TextTower, vocabulary: int, dimensions: int, activation: str) -> None:
         super().__init__(spec, spec.context, dimensions, activation)
-        self.tokens = nn.Embedding(vocabulary, spec.width)
+        self.tokens = nn.Parameter(torch.empty(vocabulary, spec.width))
 
     def forward(self, ids: Tensor, end: int, gates: TowerGates | None = None) -> Tensor:
         """Return the vectors; each text is read where the id `end` first stands."""
         last = (ids == end).int().argmax(1)
         ids = ids[:, : int(last.max()) + 1]  # no token sees those behind it
-        x = gated(self.tokens(ids) + self.positions[: ids.shape[1]], None if gates is None else gates.width)
+        x = functional.embedding(ids, self.tokens) + self.positions[: ids.shape[1]]
+        x = gated(x, None if gates is None else gates.width)
         x = self.through(x, True, gates)
         return self.read_off(x[torch.arange(len(x), device=x.device), last], gates)
 
@@ -222,7 +223,7 @@ class DualEncoder(nn.Module):
         nn.init.normal_(self.image.class_token, std=width**-0.5)
         nn.init.normal_(self.image.positions, std=width**-0.5)
         nn.init.normal_(self.image.patches.weight, std=self.image.patches.weight[0].numel() ** -0.5)
-        nn.init.normal_(self.text.tokens.weight, std=0.02)
+        nn.init.normal_(self.text.tokens, std=0.02)
         nn.init.normal_(self.text.positions, std=0.01)
         for tower in (self.image, self.text):
             nn.init.normal_(tower.project.weight, std=tower.project.in_features**-0.5)

@@ -116,7 +116,7 @@ def to_clip(encoder: DualEncoder, spec: DualNet) -> Any:
     side = round((len(encoder.image.positions) - 1) ** 0.5) * spec.image.patch
     image |= {"patch_size": spec.image.patch, "image_size": side, "num_channels": seen.in_channels}
     text |= {
-        "vocab_size": encoder.text.tokens.num_embeddings,
+        "vocab_size": len(encoder.text.tokens),
         "max_position_embeddings": spec.text.context,
         "eos_token_id": encoder.end,
         "bos_token_id": None,
@@ -143,7 +143,7 @@ _WHOLE = {  # ours to theirs, of the rest
     "image.norm.weight": "vision_model.post_layernorm.weight",
     "image.norm.bias": "vision_model.post_layernorm.bias",
     "image.project.weight": "visual_projection.weight",
-    "text.tokens.weight": "text_model.embeddings.token_embedding.weight",
+    "text.tokens": "text_model.embeddings.token_embedding.weight",
     "text.positions": "text_model.embeddings.position_embedding.weight",
     "text.norm.weight": "text_model.final_layer_norm.weight",
     "text.norm.bias": "text_model.final_layer_norm.bias",

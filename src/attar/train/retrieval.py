@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -59,15 +60,25 @@ def retrieval(student: DualStudent, data: Images, ks: Sequence[int] = (1, 5)) ->
     return found | {f"text to image @{k}": recall_at(scores.T, own, groups, k) for k in ks}
 
 
-def zero_shot(student: DualStudent, data: Images, prompts: Sequence[Sequence[str]] | None = None) -> float:
-    """Return how often the class is right whose texts' mean vector is nearest to an image.
+def zero_shot(
+    student: DualStudent,
+    data: Images,
+    prompts: Sequence[Sequence[str]] | None = None,
+    *,
+    by: Literal["mean", "nearest"] = "mean",
+) -> float:
+    """Return how often the class is right whose texts are nearest to an image.
 
     Args:
         student: the dual encoder.
         data: images and their classes.
         prompts: the texts of each class; none: its name in the student's template.
+        by: the mean vector of a class's texts, as CLIP has it, or the nearest of them, where texts say more than that.
     """
     said = prompts or [[student.template.format(name)] for name in data.classes]
-    centres = torch.stack([student.texts(texts).mean(0) for texts in said])
-    logits = image_vectors(student.module, data) @ torch.nn.functional.normalize(centres).T
+    vectors = [student.texts(texts) for texts in said]
+    if by == "mean":
+        vectors = [torch.nn.functional.normalize(some.mean(0, keepdim=True)) for some in vectors]
+    images = image_vectors(student.module, data)
+    logits = torch.stack([(images @ some.T).amax(1) for some in vectors], 1)
     return accuracy(logits.cpu(), data.labels.cpu())

@@ -137,7 +137,7 @@ def test_pictures_with_one_caption_are_a_group(pairs):
     assert groups.tolist() == pairs.labels.tolist()
 
 
-def test_a_class_is_told_by_the_mean_of_its_texts(data, open_run):
+def test_a_class_is_told_by_the_mean_of_its_texts_or_the_nearest_of_them(data, open_run):
     with open_run() as run:
         made = TEACHING(run, data=data)
     texts = [[f"{word} {name}" for word in ("a", "the", "one")] for name in data.classes]
@@ -147,6 +147,9 @@ def test_a_class_is_told_by_the_mean_of_its_texts(data, open_run):
     )
     expected = (cosines.argmax(1) == data.labels).double().mean().item()
     assert zero_shot(made, data, texts) == pytest.approx(expected)
+    every = made.module.images(data.normalised()) @ made.texts([text for some in texts for text in some]).T
+    nearest = (every.argmax(1) // 3 == data.labels).double().mean().item()
+    assert zero_shot(made, data, texts, by="nearest") == pytest.approx(nearest)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_every_kth_block_and_the_first_of_everything_are_taken(teacher):
     assert torch.equal(here.expand.weight, there.expand.weight[:16, :4])
     assert torch.equal(here.contract.weight, there.contract.weight[:4, :16])
     assert torch.equal(here.contract.bias, there.contract.bias[:4])
-    assert torch.equal(child.text.tokens.weight, teacher.module.text.tokens.weight[:, :8])
+    assert torch.equal(child.text.tokens, teacher.module.text.tokens[:, :8])
     assert torch.equal(child.text.blocks[0].mlp_norm.bias, teacher.module.text.blocks[0].mlp_norm.bias[:8])
 
 
@@ -335,7 +335,8 @@ def test_it_comes_closer_to_its_teacher_than_where_it_started(pairs, open_run):
     before, after = (
         losses.affinity_cross_entropy(vectors(one, teacher, pairs), theirs).item() for one in (start, made.module)
     )
-    assert after < 0.7 * before
+    least = losses.affinity_cross_entropy(theirs, theirs).item()
+    assert after - least < 0.7 * (before - least)
 
 
 def test_without_a_teacher_one_is_trained_as_a_stage(pairs, open_run):

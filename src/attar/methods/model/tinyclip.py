@@ -80,7 +80,7 @@ class TinyCLIP:
         known = DualTeacher.of(teacher).ready(run, data, self.teaching)
         lessons = Lessons(run, data, known, self)
         module, net = known.module, known.net
-        ids = {"vocabulary": module.text.tokens.num_embeddings, "end": known.tokenizer.end}
+        ids = {"vocabulary": len(module.text.tokens), "end": known.tokenizer.end}
         sizes: Sequence[Shrunk | float] = self.keep if self.inherit == "automatic" else self.stages
         for number, size in enumerate(sizes):
             name, first, parts = f"stage {number + 1}", number * lessons.steps, None

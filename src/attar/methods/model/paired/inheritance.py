@@ -141,14 +141,14 @@ def inherit(parent: DualEncoder, child: DualEncoder, parts: tuple[TowerPart, Tow
             f"the parent knows {len(old.positions) - 1} patches an image and the child {len(new.positions) - 1}; take "
             "images of the size that the parent was trained on"
         )
-    if parent.text.tokens.num_embeddings != child.text.tokens.num_embeddings:
+    if len(parent.text.tokens) != len(child.text.tokens):
         raise RecipeError("parent and child have different tokenizers; a child takes its parent's")
     _tower(old, new, image)
     new.class_token.copy_(old.class_token[image.width])
     new.patches.weight.copy_(old.patches.weight[image.width])
     _copy(old.first_norm, new.first_norm, image.width)
     _tower(parent.text, child.text, text)
-    child.text.tokens.weight.copy_(parent.text.tokens.weight[:, text.width])
+    child.text.tokens.copy_(parent.text.tokens[:, text.width])
     for name, buffer in child.named_buffers():
         buffer.copy_(parent.get_buffer(name))
     child.end = parent.end
