@@ -267,6 +267,11 @@ TINY: dict[str, dict[str, Any]] = {
         "coupling": {"count": 16, "steps": 2},
         "judging": {"net": {"kind": "convnet", "depth": 1, "width": 4}, "training": {"steps": 3, "batch": 9}},
     },
+    "control": {
+        "teaching": {"net": {"width": 8, "depth": 2, "heads": 2}, "train": DENOISER["train"]},
+        "copies": {"blocks": 1},
+        "train": DENOISER["train"],
+    },
     "progressive": {**SAMPLER, "teacher_steps": 4},
     "scm": {**SAMPLER, "warmup": 4},
     "meanflow": SAMPLER,

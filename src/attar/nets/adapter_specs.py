@@ -63,7 +63,25 @@ class GuidanceAdapters:
         return with_guidance_adapters(network, self, form, rng, longest=longest, fresh=fresh)
 
 
+@spec
+class ControlBlocks:
+    """Copies of a transformer's first blocks that see a picture, through layers that are zero at first (2401.05252)."""
+
+    told_guidance: ClassVar[bool] = False
+    kind: Literal["control"] = "control"
+    blocks: int = Field(13, ge=1)  # first blocks with a copy, or all where there are fewer; PixArt has 28
+    channels: int = Field(1, ge=1)  # of the picture
+
+    def attach(
+        self, network: nn.Module, form: Form, rng: torch.Generator, *, longest: float, fresh: frozenset[str]
+    ) -> Adapted:
+        """Return the network with copies beside its first blocks."""
+        from attar.nets.control import with_control
+
+        return with_control(network, self, rng)
+
+
 if TYPE_CHECKING:
-    Adapter = LoRA | GuidanceAdapters
+    Adapter = LoRA | GuidanceAdapters | ControlBlocks
 else:
-    Adapter = kinds(LoRA | GuidanceAdapters)
+    Adapter = kinds(LoRA | GuidanceAdapters | ControlBlocks)
