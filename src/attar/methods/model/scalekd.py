@@ -59,7 +59,7 @@ class ScaleKD(Objective):
     hard: float = Field(0.5, ge=0)  # weight of the cross-entropy with the labels; 1 without kd
     kd: float = Field(0.5, ge=0)  # weight of the logits
     temperature: float = Field(1.0, gt=0)  # of the logits
-    direct: tuple[NonNegativeFloat, NonNegativeFloat] = (0.08, 0.08)  # a and b of the direct view: ahead, and at the end
+    direct: tuple[NonNegativeFloat, NonNegativeFloat] = (0.08, 0.08)  # of the direct view: a and b
     alternative: tuple[NonNegativeFloat, NonNegativeFloat] = (0.06, 0.06)  # of the other view; 0 leaves a projector out
     tail: str = ""  # first block of the teacher's tail (stage:-1, vit.layers.10); none: the last, the last 2 of 24 …
     places: tuple[str, str] | None = None  # the student's, for the tail and its end; none: the last two of four stages
