@@ -37,15 +37,15 @@ class LatentConsistencyClaim(SamplerClaim):
     id = "lcm"
     title = "PIXART-δ: Fast and Controllable Image Generation with Latent Consistency Models"
     says = "PixArt-α at 1024 px in 2 to 4 steps, 0.5 s, where the teacher takes 14 to 25 steps (arXiv 2401.05252)"
-    origin = "the card's 30 % lower distance, against a weaker comparator; halved for this one"
+    origin = "a pilot of 800 updates on seed 100: 1.9 against 6.0 at 2 evaluations, 1.9 against 2.9 at 4; floor 0.6"
     primary = (TWO, FOUR)
     secondary = (
         dataclasses.replace(TWO, metric="accuracy_2", scale="difference", higher_is_better=True, worst=0.1),
         dataclasses.replace(FOUR, baseline="lcm, told guidance"),
         dataclasses.replace(FOUR, baseline="lcm, no average"),
     )
-    expects = 0.3
-    delta = 0.15
+    expects = 0.4
+    delta = 0.2
     seeds = 6
     grids: ClassVar = {
         "lcm": {"lr": [5e-4, 1e-3], "intervals": [20, 50]},
@@ -61,7 +61,7 @@ class LatentConsistencyClaim(SamplerClaim):
     process = DiscreteProcess(betas="linear")
     prediction = "v"  # ε is divided by α_T = 0.006 where sampling begins, and a network this small cannot afford it
     batch = 128
-    underpowered = "the spread between seeds was not measured before; six seeds keep it within twenty minutes"
+    underpowered = "the spread between seeds was not known before; six keep it within twenty minutes"
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Distil a student and judge it at both budgets."""

@@ -33,7 +33,7 @@ class StochasticConsistencyClaim(SamplerClaim):
     id = "scott"
     title = "SCott: Accelerating Diffusion Models with Stochastic Consistency Distillation"
     says = "SD1.5 in 2 steps: FID 21.9 where LCM has 27 to 30, coverage 0.88 against 0.70 (arXiv 2403.01505)"
-    origin = "a guess: the card expects a tie with three ODE steps; the paper's gain is over one, without discriminator"
+    origin = "a guess: the card expects a tie; a pilot of 600 updates on seed 100 had 0.19 (η 0.3) against 0.11"
     primary = PRIMARY
     secondary = (
         dataclasses.replace(PRIMARY, metric="coverage_2", scale="difference", higher_is_better=True, worst=0.0),
