@@ -28,6 +28,7 @@ from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.times import Pairs, Times
 from attar.methods.sampler.core.training import SamplerTraining, begin_again, trained
 from attar.methods.sampler.diffusion import Diffusion
+from attar.methods.sampler.lcm import LatentConsistency
 from attar.run import AdamW, Run
 from attar.spec import method
 from attar.train.network import TrainNetwork
@@ -58,7 +59,7 @@ class SegmentedConsistency(Consistency):
     version: ClassVar = 1
     presets: ClassVar[dict[str, Any]] = {
         "small": {
-            **Consistency.presets["small"],
+            "teaching": LatentConsistency.presets["small"]["teaching"],  # whose teacher serves both
             "pairs": {"intervals": 32},
             "guidance": {"scale": 2.0},
             "train": {"steps": 700, "batch": 128, "optimizer": {"kind": "adam", "lr": 1e-3}},

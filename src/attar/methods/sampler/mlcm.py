@@ -26,6 +26,7 @@ from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.times import Pair, Pairs
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.methods.sampler.diffusion import Diffusion
+from attar.methods.sampler.lcm import LatentConsistency
 from attar.run import AdamW, Drop, Run
 from attar.spec import method
 
@@ -54,7 +55,7 @@ class MultistepConsistency(Consistency):
     version: ClassVar = 1
     presets: ClassVar[dict[str, Any]] = {
         "small": {
-            **Consistency.presets["small"],
+            "teaching": LatentConsistency.presets["small"]["teaching"],  # whose teacher serves both
             "pairs": {"intervals": 64, "skip": 2},
             "guidance": {"scale": 2.0},
             "train": {"steps": 2000, "optimizer": {"kind": "adam", "lr": 1e-3}},
