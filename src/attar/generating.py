@@ -27,7 +27,7 @@ from attar.sampling import condition_of
 from attar.spec import build, to_json
 from attar.train import generation
 from attar.train.generation import Arm, Asked, Generation
-from attar.train.judges import ClassifierJudge, judge_of
+from attar.train.judges import ClassifierJudge, PackagedJudge, judge_of
 
 ROWS, EACH = 10, 4  # conditions that are shown of pictures, and samples of each
 POINTS_SHOWN = 1000
@@ -198,6 +198,8 @@ def _score(subject: Subject, protocol: Generation, asked: Asked) -> tuple[genera
         with Run(Path(scratch) / "run", plan=work, title="evaluate") as run:  # for its stages, which are kept
             judge = judge_of(run, subject.data, protocol.features)
     real, which = generation.reference_pictures(subject.data, subject.test)
+    if isinstance(judge, PackagedJudge) and subject.data.vectors is not None:
+        real = judge.known_pictures  # the same ones, which the judge has looked at
     told: dict[str, Any] = {"features": judge.name, "reference": f"{len(real)} {which}"}
     if isinstance(judge, ClassifierJudge) and subject.test is not None:
         told["judge_accuracy"] = judge.accuracy(subject.test)

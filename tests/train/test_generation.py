@@ -179,3 +179,5 @@ def test_captions_are_judged_by_the_nearest_picture(tiny_images):
     assert judge.right(real, captioned.which).all()
     assert judge.right(real + 0.01, captioned.which).all()
     assert not judge.right(real, (captioned.which + 1) % 3).any()
+    assert torch.equal(judge.known_pictures, real)
+    assert torch.equal(judge.features(judge.known_pictures), judge.features(real))

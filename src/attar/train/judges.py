@@ -111,10 +111,19 @@ class PackagedJudge(Judge):
         near = functional.normalize(self.features(x) - centre) @ functional.normalize(real - centre).T
         return self.known.which.cpu()[near.argmax(1)] == which.cpu()
 
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features `[n, D]` of pictures; those of the known ones, which take longest, are computed once."""
+        return self.known_features if x is self.known_pictures else super().features(x)
+
+    @cached_property
+    def known_pictures(self) -> Tensor:
+        """The real pictures `[N, C, H, W]` in [-1, 1]."""
+        return self.known.images.unit().cpu() * 2 - 1
+
     @cached_property
     def known_features(self) -> Tensor:
-        """The features of the real pictures `[N, 1280]`, computed once."""
-        return self.features(self.known.images.unit() * 2 - 1)
+        """The features of the real pictures `[N, 1280]`."""
+        return super().features(self.known_pictures)
 
     @cached_property
     def _network(self) -> Network:
