@@ -360,6 +360,8 @@ def test_the_papers_settings():
     widths = [(s.of(DualNet()).image.width, s.of(DualNet()).text.depth) for s in method.stages]
     assert widths == [(640, 9), (512, 6)]
     small = build(TinyCLIP, {}, preset="small")
+    gated = build(TinyCLIP, {"inherit": "automatic"}, preset="small")
+    assert gated.gates.steps < gated.train.steps  # something is learned behind the cut
     nets = [small.teaching.net, *(stage.of(small.teaching.net) for stage in small.stages)]
     assert all(leading_parts(a, b) for a, b in itertools.pairwise(nets))
 
