@@ -55,8 +55,8 @@ class TinyCLIPClaim(Claim):
         "ViT-8M/16 from ViT-B/16: 41.1 % zero-shot on ImageNet, 37.6 % for a CLIP of 11 × the size (arXiv 2309.12314)"
     )
     origin = (
-        "the card's guess of 5 to 20 points for inheritance and 1 to 4 for affinities; pilot of seed 100, 80 steps of 128 "
-        "on 8,000 pairs of the embedded subset, a teacher half as deep, the best of two rates: a picture's own caption "
+        "the card's guess of 5 to 20 points for inheritance and 1 to 4 for affinities; pilot of seed 100, 80 steps of "
+        "128 on 8,000 pairs of the embedded subset, a teacher half as deep, the best of two rates: a picture's own caption "
         "first for 28.7 % inherited and 15.6 % from scratch; with pairs alone, at one rate, 15.8 % inherited"
     )
     primary = (
