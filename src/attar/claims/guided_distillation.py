@@ -24,7 +24,7 @@ class GuidedDistillationClaim(GuidedClaim):
 
     Four evaluations each. Samples are compared with those of 64 steps of Heun's method by the guided teacher, from
     other noise. Solver (DDIM, DPM-Solver++ 2M) and grid of the baseline are chosen on tuning seeds, like the rate of
-    the student, which alone spends updates. Secondary: stage 1 alone, one evaluation a step, against no guidance at all.
+    the student, which alone spends updates. Secondary: stage 1 alone, one evaluation a step, against no guidance.
     """
 
     id = "guided-distillation"

@@ -41,9 +41,9 @@ FINE = Contrast(
 class HighFrequencyAdaptationClaim(SamplerClaim):
     """HiPA against the same low-rank updates with errors of pixels and of a classifier's maps alone, on F14.
 
-    Distances are taken in a classifier that no loss knows and that learned other pictures, half of the held-out ones. All
-    arms see the same pairs. As a control the student of pixels alone gets white noise of the power of the detail it lacks: what
-    looks sharp to a ratio of frequencies is not good by that.
+    Distances are taken in a classifier that no loss knows and that learned other pictures, half of the held-out ones.
+    All arms see the same pairs. As a control the student of pixels alone gets white noise of the power of the detail it
+    lacks: what looks sharp to a ratio of frequencies is not good by that.
     """
 
     id = "hipa"
