@@ -221,7 +221,7 @@ class TestRectifiedFlow:
         phase = method.phases()[0]
         method.enter(made, phase)
         if shuffled:
-            made.state.ends = made.state.ends.flip(0)
+            made.state.pairs.ends = made.state.pairs.ends.flip(0)
         terms = next(iter(method.terms(made, method.moment(made, phase, 0))))
         return float(terms["velocity"].detach())
 

@@ -16,7 +16,8 @@ from attar.errors import RecipeError
 from attar.losses.denoising import absolute, squared
 from attar.losses.frequency import edges, high_pass
 from attar.methods.sampler.core.distillation import Lesson
-from attar.methods.sampler.hipa import HighFrequencyAdaptation, Perception, unit
+from attar.methods.sampler.core.perception import Perception, unit
+from attar.methods.sampler.hipa import HighFrequencyAdaptation
 from attar.nets import ConvNet
 from attar.nets.denoiser_specs import DiT, PointMLP
 from attar.spec import build

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from attar.artifacts.couplings import Couplings
 from attar.artifacts.drawing import Drawing, Multistep
@@ -18,6 +17,7 @@ from attar.losses.denoising import absolute, squared
 from attar.losses.frequency import edges, high_pass
 from attar.methods.sampler.core.coupling import Coupling, stored
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
+from attar.methods.sampler.core.perception import Perception
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.nets import ConvNet, Net
@@ -26,28 +26,6 @@ from attar.run import Adam, Run
 from attar.spec import method
 from attar.train.network import TrainNetwork
 from attar.train.training import Training
-
-
-class Perception:
-    """The distance of pictures in the maps of a frozen classifier, each map of unit length at each of its places.
-
-    Args:
-        module: the classifier.
-        like: the pictures it was trained on.
-    """
-
-    def __init__(self, module: Any, like: Any) -> None:
-        self.module, self.like = module.eval().requires_grad_(False), like
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the mean over maps and places of ‖φ(x) − φ(y)‖² for pictures in [-1, 1] `[n, C, H, W]`: `[n]`."""
-        maps = [self.module.features(self.like.normalise((z + 1) / 2))[0] for z in (x, y)]
-        return torch.stack([squared(unit(a), unit(b)) * a.shape[1] for a, b in zip(*maps, strict=True)]).mean(0)
-
-
-def unit(maps: Tensor) -> Tensor:
-    """Return maps `[n, C, h, w]` of length 1 over the channels."""
-    return maps / (maps.square().sum(1, keepdim=True) + 1e-10).sqrt()
 
 
 @method

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar.artifacts.couplings import Couplings
 from attar.artifacts.drawing import Drawing, Ode
 from attar.artifacts.sampler import Sampler
 from attar.diffusion import Flow
+from attar.diffusion.specs import FlowProcess
+from attar.diffusion.view import Condition, View
 from attar.errors import RecipeError
 from attar.losses.denoising import Distance, sample_distance
 from attar.methods.sampler.core.coupling import Coupling, stored
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
-from attar.methods.sampler.core.teacher import GivenTeacher
+from attar.methods.sampler.core.perception import Perception
+from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.times import Times
 from attar.methods.sampler.core.training import begin_again, trained
 from attar.spec import method
+
+
+@dataclass(eq=False)
+class Round:
+    """A round's pairs, and whose they are."""
+
+    pairs: Couplings
+    flow: Sampler | None  # the student as the round began, frozen; none where the pairs are the teacher's
+    perception: Perception | None = None  # where a method compares pictures by it
 
 
 @method
@@ -37,7 +51,9 @@ class RectifiedFlow(Distillation):
         "small": {**Distillation.presets["small"], "coupling": {"count": 4096}, "distil_steps": 1000}
     }
 
-    coupling: Coupling = Coupling()  # how pairs are drawn, with the guidance of `guidance`
+    coupling: Coupling = Coupling()  # how the teacher's pairs are drawn, with the guidance of `guidance`
+    own_coupling: Coupling | None = None  # how the student's own are drawn, from the second round on; none: likewise
+    own_guidance: float = Field(1.0, ge=0)  # g of u + g (c − u) of those; other than 1 wants `drop`
     rounds: int = Field(1, ge=0)  # of reflow, of `train.steps` each; 0: distil the teacher's own pairs
     times: Times = Times(lowest=0.0)  # of reflow
     distil_steps: int = Field(0, ge=0)  # steps of distillation into one step behind the last round
@@ -71,20 +87,24 @@ class RectifiedFlow(Distillation):
         """Store the pairs of a round; from the second on they are the student's own, who begins anew from itself."""
         number = phase.settings["round"]
         assert lesson.teacher is not None
+        made: Sampler | None = None
         given = GivenTeacher("exact" if lesson.teacher.sampler is None else lesson.teacher.sampler)
-        guidance = self.guidance
+        coupling, guidance = self.coupling, self.guidance
         if number:
             if self.guidance.embedded:
                 raise RecipeError("a student that is told its guidance makes no pairs of its own; take rounds=0")
             begin_again(lesson.learner)
-            made = lesson.student.with_module(trained(lesson.learner)).copy()
-            given, guidance = GivenTeacher(frozen(made)), type(self.guidance)()
-        stored = dataclasses.replace(self.coupling, guidance=guidance, teaching=self.teaching)
-        lesson.state = lesson.run.stage(f"pairs {number}", stored, data=lesson.data, teacher=given)
+            made = frozen(lesson.student.with_module(trained(lesson.learner)).copy())
+            given, guidance = GivenTeacher(made), TeacherGuidance(scale=self.own_guidance)
+            coupling = self.own_coupling or coupling
+        wanted = dataclasses.replace(coupling, guidance=guidance, teaching=self.teaching)
+        lesson.state = Round(lesson.run.stage(f"pairs {number}", wanted, data=lesson.data, teacher=given), made)
 
     def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
-        """Draw stored pairs, with their conditions and guidance."""
-        return stored(lesson, lesson.state, self.train.batch, phase, step, embedded=self.guidance.embedded)
+        """Draw stored pairs, with their conditions and guidance; reflow drops a share of conditions."""
+        drop = 0.0 if phase.settings.get("ends") else self.drop
+        pairs, embedded = lesson.state.pairs, self.guidance.embedded
+        return stored(lesson, pairs, self.train.batch, phase, step, embedded=embedded, drop=drop)
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:
         """Yield the error of the velocity; at t = 1 that is the error of the sample."""
@@ -97,6 +117,21 @@ class RectifiedFlow(Distillation):
         yield {"distance" if ends else "velocity": batch.mean(
             sample_distance(batch.noise - velocity, batch.x0, self.distance)
         )}  # fmt: skip
+
+
+def on_flow(lesson: Lesson, **changes: Any) -> Lesson:
+    """Let what the student's network gives be the velocity of flow matching from now on, whatever it was before."""
+    process = lesson.student.reading.process
+    process = process if isinstance(process, FlowProcess) else FlowProcess()
+    lesson.student = lesson.student.with_module(
+        lesson.student.module, process=process, prediction="velocity", **changes
+    )
+    return lesson
+
+
+def one_step(view: View, noise: Tensor, condition: Condition) -> Tensor:
+    """Return ε − v(ε, 1) `[n, …]`, where one step leads unit noise."""
+    return noise - view.velocity(noise, torch.ones(len(noise), dtype=torch.float64, device=noise.device), condition)
 
 
 def frozen(sampler: Sampler) -> Sampler:

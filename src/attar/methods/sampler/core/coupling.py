@@ -80,7 +80,9 @@ def chosen_rows(run: Run, pairs: Couplings, total: int, step: int) -> Tensor:
     return torch.randint(len(pairs), (total,), generator=run.rng("pairs", step))[run.shard(total)]
 
 
-def stored(lesson: Lesson, pairs: Couplings, total: int, phase: Phase, step: int, *, embedded: bool) -> Moment:
+def stored(
+    lesson: Lesson, pairs: Couplings, total: int, phase: Phase, step: int, *, embedded: bool, drop: float = 0.0
+) -> Moment:
     """Return a step about stored pairs: `x0` where noise was led, with its noise, condition and guidance.
 
     Args:
@@ -90,10 +92,15 @@ def stored(lesson: Lesson, pairs: Couplings, total: int, phase: Phase, step: int
         phase: the phase.
         step: in it.
         embedded: whether the student is told the guidance.
+        drop: share of conditions that are dropped.
     """
     run = lesson.run
     mine = chosen_rows(run, pairs, total, step)
-    condition = lesson.data.condition(pairs.which[mine])
+    which = pairs.which[mine]
+    if drop:
+        gone = torch.rand(total, generator=run.rng("drop", step))[run.shard(total)] < drop
+        which = torch.where(gone, -1, which)
+    condition = lesson.data.condition(which)
     x0, noise, scale = (part[mine].float().to(run.device) for part in (pairs.ends, pairs.noise, pairs.scales))
     batch = Batch(x0, noise, None if condition is None else condition.to(run.device), run.shard(total), total)
     return Moment(run, batch, scale, told(batch.condition, guidance=scale - 1 if embedded else None), step, phase)
