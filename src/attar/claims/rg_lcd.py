@@ -160,7 +160,10 @@ class RewardGuidedClaim(SamplerClaim):
     def onwards(self, name: str, beta: float, lr: float) -> Onwards:
         """Return how an arm goes on with a weight of the reward."""
         through: Literal["proxy", "direct"] = "proxy" if name == "proxy" else "direct"
-        fields: dict[str, Any] = {"proxy": Proxy(optimizer=Adam(lr=2e-3)), "wait": 0.25 if name == "proxy" else 0.0}
+        fields: dict[str, Any] = {
+            "proxy": Proxy(sharpness=10.0, optimizer=Adam(lr=2e-3)),
+            "wait": 0.25 if name == "proxy" else 0.0,
+        }
         return Onwards(beta=beta, through=through, **fields, **self.recipe(self.steps, lr))
 
     def further(self, run: Run, bed: Bed, known: Known, method: Onwards, *, seed: int) -> Sampler:

@@ -14,7 +14,7 @@ from attar.errors import AttarError, DataError
 from attar.methods.sampler.core.proxy_reward import Proxy, TwoTowers
 from attar.methods.sampler.core.reward import AgreementReward, GivenReward, pixels, reward_of
 from attar.nets import MLP, fresh
-from attar.run import Adam
+from attar.run import SGD, Adam
 from lessons import lesson_of, moment_of
 
 
@@ -107,6 +107,20 @@ def test_what_is_no_reward_is_refused(open_run, pictures, tiny_images):
         reward_of(run, pictures, GivenReward.of(classifier(tiny_images(classes=4))))
     with open_run() as run, pytest.raises(DataError, match="function as reward"):
         reward_of(run, Samples.of("checkerboard"), GivenReward.of(classifier(pictures.images)))
+
+
+def test_sharper_experts_are_surer(open_run, pictures, taught):
+    steps = []
+    for sharpness in (1.0, 4.0):
+        with open_run() as run:
+            bare, lesson = lesson_of(run, pictures, taught())
+            reward = reward_of(run, pictures, GivenReward.of(lambda x, condition: x.flatten(1).mean(1)))
+            proxy = Proxy(hidden=4, dimensions=2, sharpness=sharpness, optimizer=SGD(lr=1.0)).build(lesson, reward)
+            start = proxy.learner.parameters[0].detach().clone()
+            moment = moment_of(bare, lesson)
+            proxy.step(moment, [moment.batch.x0, moment.batch.x0 + 0.2])
+            steps.append((proxy.learner.parameters[0] - start).norm().item())
+    assert steps[1] > steps[0]
 
 
 def test_the_proxy_learns_the_experts_ranking_without_its_gradient(open_run, pictures, taught):

@@ -41,7 +41,9 @@ class RewardGuided(LatentConsistency):
     """
 
     version: ClassVar = 1
-    presets: ClassVar[dict[str, Any]] = {"small": {**LatentConsistency.presets["small"], "wait": 0.1}}
+    presets: ClassVar[dict[str, Any]] = {
+        "small": {**LatentConsistency.presets["small"], "wait": 0.2, "proxy": {"sharpness": 10.0}, "beta": 0.1}
+    }
 
     guidance: TeacherGuidance = TeacherGuidance(scale=6.0, highest=16.0, embedded=True)  # w from 5 to 15
     beta: float = Field(1.0, ge=0)  # weight of the reward; of HPSv2.1 in the paper

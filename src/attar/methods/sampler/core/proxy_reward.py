@@ -58,6 +58,7 @@ class Proxy:
 
     hidden: int = Field(256, ge=1)  # units of its two hidden layers
     dimensions: int = Field(64, ge=1)  # of its vectors
+    sharpness: float = Field(1.0, gt=0)  # what the expert's scores are multiplied by before they are compared
     against_real: AgainstReal = "expert"  # whose word counts where a made and a real sample are compared
     weight: float = Field(1.0, ge=0)  # of its loss; the paper's rm_loss_scale
     optimizer: Optimizer = Adam(lr=1e-3)
@@ -94,7 +95,7 @@ class LatentProxy:
         module, batch = self.learner.module, moment.batch
         assert isinstance(module, TwoTowers)
         with torch.no_grad():
-            wanted = torch.stack([self.expert.score(x, batch.condition) for x in candidates], 1)
+            wanted = torch.stack([self.expert.score(x, batch.condition) for x in candidates], 1) * self.spec.sharpness
         scores = torch.stack([module(x.detach(), batch.condition) for x in candidates], 1) * module.log_scale.exp()
         losses = pairwise_preference(wanted, scores, real=real, against_real=self.spec.against_real)
         self.learner.update({"preference": self.spec.weight * batch.mean(losses)})
