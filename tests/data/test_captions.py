@@ -147,6 +147,22 @@ def test_a_parquet_file_of_pictures_and_captions_is_read(tmp_path):
     assert sorted(splits.train.captions + splits.test.captions) == sorted(row["caption"] for row in rows)
 
 
+def test_a_set_with_labels_is_read_by_its_labels_whatever_else_is_said(tmp_path):
+    import datasets
+
+    rows = write_pictures(tmp_path)
+    table = {
+        "image": [str(tmp_path / row["file_name"]) for row in rows],
+        "text": [row["caption"] for row in rows],
+        "species": [n % 2 for n in range(12)],
+    }
+    features = {"image": datasets.Image(), "text": datasets.Value("string")}
+    features["species"] = datasets.ClassLabel(names=["cat", "dog"])
+    made = datasets.Dataset.from_dict(table, features=datasets.Features(features))
+    made.to_parquet(tmp_path / "set.parquet")
+    assert load(f"parquet:{tmp_path / 'set.parquet'}").train.classes == ("cat", "dog")
+
+
 @pytest.mark.pictures
 def test_emoji_are_captioned_by_their_names():
     splits = load("emoji?size=16")

@@ -56,8 +56,8 @@ class TinyCLIPClaim(Claim):
     )
     origin = (
         "the card's guess of 5 to 20 points for inheritance and 1 to 4 for affinities; pilot of seed 100, 80 steps of "
-        "128 on 8,000 pairs of the embedded subset, a teacher half as deep, the best of two rates: a picture's own caption "
-        "first for 28.7 % inherited and 15.6 % from scratch; with pairs alone, at one rate, 15.8 % inherited"
+        "128 on 8,000 pairs of the embedded subset, a teacher half as deep, the best of two rates: a picture's own "
+        "caption first for 28.7 % inherited and 15.6 % from scratch; with pairs alone, at one rate, 15.8 % inherited"
     )
     primary = (
         Contrast(

@@ -106,13 +106,8 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
     if not len(dataset):
         raise DataError(f"data '{source}' is empty")
     image_column = column_named(dataset, IMAGE_COLUMNS, "images", source)
-    text_column = next((column for column in TEXT_COLUMNS if column in dataset.column_names), None)
-    if text_column is not None and not any(column in dataset.column_names for column in LABEL_COLUMNS):
-        table = dataset.with_format("arrow")[:]
-        texts = [
-            text_of(told, f"row {row} of '{source}'") for row, told in enumerate(table.column(text_column).to_pylist())
-        ]
-        pictures = _stack(table.column(image_column).to_pylist(), source)
+    if (texts := _texts(dataset, source)) is not None:
+        pictures = _stack(dataset.with_format("arrow")[:].column(image_column).to_pylist(), source)
         return captioned(from_arrays(pictures, np.zeros(len(texts), np.int64), [UNSORTED], source=source), texts)
     label_column = column_named(dataset, LABEL_COLUMNS, "labels", source)
     table = dataset.with_format("arrow")[:]  # storage as it is, in the order of the set even where it was shuffled
@@ -130,6 +125,17 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
     if mean and (pixels.ndim == 3) != (len(mean) == 1):
         mean = std = None
     return from_arrays(pixels, raw, names or None, source=source, mean=mean, std=std)
+
+
+def _texts(dataset: Any, source: str) -> list[str] | None:
+    """Return the captions of a set that has a column of them and none of labels."""
+    columns = dataset.column_names
+    labelled = any(name in LABEL_COLUMNS or type(dataset.features[name]).__name__ == "ClassLabel" for name in columns)
+    column = next((name for name in TEXT_COLUMNS if name in columns), None)
+    if labelled or column is None:
+        return None
+    told = dataset.with_format("arrow")[:].column(column).to_pylist()
+    return [text_of(text, f"row {row} of '{source}'") for row, text in enumerate(told)]
 
 
 def column_named(dataset: Any, known: tuple[str, ...], what: str, source: str) -> str:
