@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from attar.artifacts import Student
 from attar.artifacts.projected import ProjectedSet
 from attar.claims.claim import Contrast, Trial
-from attar.claims.recovery import TEACHER, RecoveryClaim
+from attar.claims.recovery import RecoveryClaim
 from attar.data import Images
 from attar.data.soft_labels import Codec, Views
 from attar.methods.data.hello import LabelLightening, projector_of
-from attar.methods.data.recovery.encoder import NetworkEncoder, turned
+from attar.methods.data.recovery.encoder import encoder_of, turned
 from attar.methods.data.recovery.labels import LabelledViews, as_images
 from attar.methods.data.recovery.projector import ProjectedLoss
 from attar.nets import ConvNet, Net
@@ -21,49 +21,62 @@ from attar.train.label import LabelSamples
 from attar.train.network import TrainNetwork
 from attar.train.training import Training, batch_loss
 
-STAND_IN: Net = ConvNet(depth=2, width=32)
-PRETRAINING = Training(steps=200, batch=128, optimizer=AdamW(lr=0.005), schedule=Cosine())
+ENCODER = "efficientnet-lite0?size=64"  # ImageNet's weights, from a package
+STAND_IN: Net = ConvNet(depth=2, width=32)  # of the quick form, whose images are no photographs
+PRETRAINING = Training(steps=8, batch=128, optimizer=AdamW(lr=0.005), schedule=Cosine())
+SQUEEZE = Training(steps=160, batch=128, optimizer=AdamW(lr=0.005), schedule=Cosine())  # of the weak teachers
 
 
 class LabelLighteningClaim(RecoveryClaim):
     """HeLlO against labels stored for as many views as its bytes pay for, top-k in half precision.
 
-    All arms train on the same images with the same views; only where labels come from differs. The encoder is a
-    stand-in for CLIP, trained on turned images without labels, because the claims review's ImageNet encoder and photo
-    patches are no data source here: the check is about the mechanism, not about the paper's compression ratio, and the
-    arm that keeps the whole teacher in half precision shows how little a 12,600-parameter teacher leaves to save.
+    Photographs, cut into patches of 32 pixels, and an ImageNet encoder that sees them at 64: what a CLIP is to the
+    paper. All arms train on the same images with the same views; only where labels come from differs. Those that are
+    stored are a network's that has seen all patches with their classes, and so is what the arm "half teacher" keeps as
+    a whole, which shows how little a teacher this small leaves to save. The encoder is public, as the paper has it, and
+    its bytes are printed beside (`label_bytes_with_encoder`). 40 minutes on two idle cores.
     """
 
     id = "hello"
     title = "Heavy Labels Out! Dataset Distillation with Label Space Lightening"
     says = "ImageNet-1K, 10 images a class: 43.7 % against 42.0 % for RDED, with 0.003 % of its labels (2408.08201)"
-    origin = "an estimate; pilot of one seed on the embedded subset: 78.6 % against 78.5 % stored, 80.5 % half teacher"
-    primary = Contrast(method="hello", baseline="stored", at="10 images a class, equal bytes of labels", worst=0.1)
+    origin = (
+        "the paper's order of size; a pilot on seed 100 was against it: 57.3 % (beta 0.1) and 68.7 % (beta 1) against "
+        "75.2 % stored, 77.2 % half teacher, 71.0 % hard labels, though the projector names 92 % of the patches"
+    )
+    primary = Contrast(
+        method="hello", baseline="stored", at="10 images a class, equal bytes of labels",
+        worst=0.1, resolution=0.013,
+    )  # fmt: skip
     secondary = (
         Contrast(method="hello", baseline="half teacher", at="10 images a class, all labels online", worst=0.1),
         Contrast(method="hello", baseline="probe", at="10 images a class, all labels online", worst=0.1),
     )
-    expects = 0.02
-    delta = 0.01
+    source = "photo-patches?size=32"
+    expects = 0.026
+    delta = 0.013
     seeds = 8
     grids: ClassVar = {
-        "hello": {"projector_lr": [0.01, 0.02], "beta": [0.1, 1.0]},
-        "stored": {"top_k": [1, 3], "student_lr": [0.003, 0.01]},
+        "hello": {"student_lr": [0.003, 0.01], "beta": [1.0, 10.0]},  # its logits differ by 1.4, a teacher's by 12
+        "stored": {"student_lr": [0.003, 0.01], "top_k": [1, 3]},
         "half teacher": {"student_lr": [0.003, 0.01], "beta": [0.1, 1.0]},
-        "probe": {"projector_lr": [0.01, 0.02], "beta": [0.1, 1.0]},
+        "probe": {"student_lr": [0.003, 0.01], "beta": [1.0, 10.0]},
     }
     limits: ClassVar = {"top_k": (1, 10)}
     currency = "stored_bytes"
     fixed = (
         "the test set",
         "the training set, but for the validation part in tuning",
-        "three copies of the encoder and the teacher",
+        "the encoder, and three copies of the teacher",
     )
     methods = ("hello",)
     uses = ("attar.claims.recovery",)
-    trial_seeds = 2
+    trial_seeds = 1
     copies = 3
-    rank: ClassVar = 8
+    networks = 1
+    student_steps = 300
+    rank: ClassVar = 1  # of the updates of the encoder's layers; 8 would take more room than the labels of all views
+    projector_lr: ClassVar = 1e-3
     views: ClassVar[Views] = Views(scale=(0.5, 1.0))
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
@@ -71,9 +84,9 @@ class LabelLighteningClaim(RecoveryClaim):
         splits = self.splits(run)
         data = splits.train
         encoder = self.encoder(run, data)
-        method = self.method(self.rank if name != "probe" else 0, trial.get("projector_lr", 0.02))
+        method = self.method(0 if name == "probe" else self.rank)
         made: ProjectedSet = run.stage("distil", method, seed=seed, data=data, encoder=encoder)
-        images = as_images(made, data)
+        images, known = as_images(made, data), encoder_of(encoder, data)
         labels = sum(tensor.numel() * 4 for tensor in made.factors.values())
         steps = 3 if self.quick else self.student_steps
         passes = -(-steps * self.student_batch // len(images))
@@ -90,24 +103,27 @@ class LabelLighteningClaim(RecoveryClaim):
             labels = sum(tensor.numel() * 2 for tensor in teacher.module.state_dict().values())
             loss = ProjectedLoss(rounded(teacher), trial["beta"])
         else:
-            loss = ProjectedLoss(projector_of(made, NetworkEncoder(encoder.module)), trial["beta"])
+            loss = ProjectedLoss(projector_of(made, known).folded(), trial["beta"])
         self.meter.add(stored_bytes=made.images.numel() * 4 + len(made) * 8 + labels)
-        return {"accuracy": self.students(run, splits, source, loss, trial), "label_bytes": float(labels)}
+        public = 4 * sum(p.numel() for p in known.parameters()) if name in ("hello", "probe") else 0
+        stored = {"label_bytes": float(labels), "label_bytes_with_encoder": float(labels + public)}
+        return {"accuracy": self.students(run, splits, source, loss, trial), **stored}
 
-    def method(self, rank: int, lr: float) -> LabelLightening:
+    def method(self, rank: int) -> LabelLightening:
         """Return the method with updates of that rank."""
         return LabelLightening(
             ipc=self.ipc,
-            tiles=1,  # tiles of 7 pixels show nothing
+            tiles=1,  # RDED's at 32 pixels
             candidates=100,
             net=self.net,
             weak=3,
-            squeeze=self.shortened(TEACHER),
+            squeeze=self.shortened(SQUEEZE),
             rank=rank,
             head_rank=8,
-            steps=3 if self.quick else 1500,
-            batch=128,
-            optimizer=Adam(lr=lr),
+            steps=3 if self.quick else 200,
+            batch=64,
+            optimizer=Adam(lr=self.projector_lr),
+            hard_weight=100.0,  # the weak networks' logits spread over ±12, and their squares would drown the classes
         )
 
     def shortened(self, training: Training) -> Training:
@@ -115,11 +131,11 @@ class LabelLighteningClaim(RecoveryClaim):
         steps = 8 if self.quick else training.steps
         return Training(steps=steps, batch=training.batch, optimizer=training.optimizer, schedule=training.schedule)
 
-    def encoder(self, run: Run, data: Images) -> Student:
-        """Return the network that stands in for CLIP: it has seen turned images, and no labels."""
-        made: Student = run.stage(
-            "encoder", TrainNetwork(net=STAND_IN, training=self.shortened(PRETRAINING)), data=turned(data)
-        )
+    def encoder(self, run: Run, data: Images) -> Student | str:
+        """Return the name of the public encoder; in the quick form a network that has seen turned images."""
+        if not self.quick:
+            return ENCODER
+        made: Student = run.stage("encoder", TrainNetwork(net=STAND_IN, training=PRETRAINING), data=turned(data))
         return made
 
 
