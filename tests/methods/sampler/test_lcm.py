@@ -9,6 +9,7 @@ from attar.artifacts import load
 from attar.artifacts.sampler import Reading, Sampler
 from attar.diffusion.consistency import Consistent
 from attar.diffusion.specs import DiscreteProcess
+from attar.errors import RecipeError
 from attar.methods.sampler.core.distillation import Phase
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.lcm import LatentConsistency as LCM
@@ -105,6 +106,13 @@ def test_the_boundary_is_x_at_level_0_and_the_network_beyond(taught):
     assert torch.equal(f.x0(x, first, which), x)
     skip, out = 0.25 / 100.25, 10 / math.sqrt(100.25)
     torch.testing.assert_close(f.x0(x, later, which), skip * x + out * denoiser.x0(x, later, which))
+
+
+def test_a_teacher_on_another_process_is_refused_before_anything_is_trained(open_run, pictures, taught):
+    for given, fields in ((None, {"teaching.process": "flow"}), (taught(), {})):
+        with open_run() as run, pytest.raises(RecipeError, match="process=vp"):
+            build(LCM, {**TINY, **fields})(run, data=pictures, teacher=given)
+        assert not run.parents
 
 
 def test_pixarts_setting_has_one_guidance_that_the_student_is_not_told(open_run, pictures, taught):

@@ -13,15 +13,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.artifacts.drawing import SOLVERS, Drawing, Multistep, Segmented, Solver
-from attar.diffusion import ddim, drawing
+from attar.data import Samples
+from attar.diffusion import Denoiser, ddim, drawing
 from attar.diffusion.consistency import Boundary, Consistent
 from attar.diffusion.solvers import Past, Step
 from attar.diffusion.view import Condition, View
 from attar.diffusion.weights import Weighting, denoising_weight
 from attar.losses.denoising import Distance, sample_distance
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Terms
+from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import Pair, Pairs
 from attar.methods.sampler.core.training import alike
+from attar.run import Run
 from attar.spec import method
 
 
@@ -83,6 +86,15 @@ class Consistency(Distillation):
         if self.pairs.segments > 1:
             return Segmented(steps=self.steps or self.pairs.segments, **boundary)
         return Multistep(steps=self.steps or 1, **boundary)
+
+    def begin(self, run: Run, data: Samples, given: GivenTeacher | None, **more: Any) -> Lesson:
+        """Return the lesson as it starts; a boundary on another process than its own is refused before any training."""
+        if given is None:
+            own = Denoiser(lambda x, *_: x, self.teaching.process.build(), self.teaching.predicts)
+            Consistent(own, self.boundary, self.scaling)
+        lesson = super().begin(run, data, given, **more)
+        Consistent(lesson.view, self.boundary, self.scaling)
+        return lesson
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:
         """Yield the distance between both sides, with what stands beside it."""
