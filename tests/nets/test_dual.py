@@ -86,6 +86,11 @@ def test_vectors_have_length_1_and_a_text_is_read_at_its_end(encoder, images):
     assert (encoder.texts(other) - vectors).abs().max() > 1e-2
 
 
+def test_no_image_and_no_text_are_read_as_well(encoder, images):
+    assert encoder.images(images[:0]).shape == (0, 5)  # the share of a process where rows are few
+    assert encoder.texts(TOKENIZER.ids([], 7)).shape == (0, 5)
+
+
 def test_grey_and_smaller_images_are_shown_as_the_tower_sees_them():
     net = DualNet(image=ImageTower(**{**vars(NET.image), "size": 16, "channels": 3}), text=NET.text, dimensions=5)
     made = fresh_dual(net, Shape(1, 8, 1), torch.Generator().manual_seed(0), **IDS)

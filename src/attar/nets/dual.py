@@ -160,7 +160,7 @@ class LanguageTower(_Towers):
     def forward(self, ids: Tensor, end: int, gates: TowerGates | None = None) -> Tensor:
         """Return the vectors; each text is read where the id `end` first stands."""
         last = (ids == end).int().argmax(1)
-        ids = ids[:, : int(last.max()) + 1]  # no token sees those behind it
+        ids = ids[:, : max(last.tolist(), default=0) + 1]  # no token sees those behind it
         x = functional.embedding(ids, self.tokens) + self.positions[: ids.shape[1]]
         x = gated(x, None if gates is None else gates.width)
         x = self.through(x, True, gates)
