@@ -94,6 +94,7 @@ class ImprovedConsistencyTrainingClaim(SamplerClaim):
     quick_source = "checkerboard"
     methods = ("ict",)
     trial_seeds = 2
+    copies = 1  # there is no teacher to deal out
     steps = 5000
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
