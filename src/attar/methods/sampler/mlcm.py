@@ -152,7 +152,7 @@ class MultistepConsistency(Consistency):
         own.guess, terms = sides.guess, {}
         if own.reward is not None:
             asked = moment.batch.condition
-            other = asked if asked is None else moment.batch.mine(moment.run.gather(asked).roll(1, 0))
+            other = asked if asked is None else moment.neighbours(asked)
             fits, misfits = (own.reward.score(sides.guess, condition) for condition in (asked, other))
             hinge = (self.threshold - fits).clamp_min(0) + misfits.clamp_min(0)
             terms["preference"] = self.preference * moment.batch.mean(hinge)

@@ -101,6 +101,10 @@ class Moment:
         """Return a CPU generator for this step; every process has its own."""
         return self.run.rng(name, self.step, self.run.rank)
 
+    def neighbours(self, values: Tensor) -> Tensor:
+        """Return what each sample's neighbour in the whole batch has, of values `[n, …]`."""
+        return self.batch.mine(self.run.gather(values).roll(1, 0))
+
 
 @method
 class Distillation:
