@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import Bed, SamplerClaim
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
 from attar.methods.sampler.core.adversarial import Adversary
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Pairs, Times
@@ -23,7 +23,7 @@ ONE = Contrast(
 
 
 class SegmentedConsistencyClaim(SamplerClaim):
-    """Segments 8, 4, 2 and 1 against one segment with the same four starts of the optimizer, on the ring of 8 modes.
+    """Segments 8, 4, 2 and 1 against one segment with the same four starts of the optimizer, on an unlabelled ring.
 
     Both sides compare by square errors alone and draw an end for each sample, so that the baseline is a consistency
     trajectory model; both ask the teacher once for each example. Secondary: four and eight steps, and a discriminator
@@ -54,7 +54,7 @@ class SegmentedConsistencyClaim(SamplerClaim):
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Distil a student and judge it in 1, 4 and 8 steps."""
-        bed = self.bed(run)
+        bed = Bed(Unlabelled(self.bed(run).data), None)
         teacher = self.teacher(run, bed)
         told_apart = "discriminator" in name
         fields: dict[str, Any] = {

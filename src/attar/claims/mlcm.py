@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import SamplerClaim
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
 from attar.methods.sampler.consistency import Consistency
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Pairs
@@ -25,10 +25,10 @@ FOUR = Contrast(
 
 
 class MultistepConsistencyClaim(SamplerClaim):
-    """MLCM against consistency distillation with as many updates, and with as many teacher calls, on the ring.
+    """MLCM against consistency distillation with as many updates, and as many teacher calls, on an unlabelled ring.
 
     A roll-out of MLCM costs calls, so the baseline is run both ways and has to be beaten both ways. It learns from
-    points of the data and draws as such students do, noising anew between steps; MLCM sees conditions alone and jumps.
+    points of the data and draws as such students do, noising anew between steps; MLCM sees none and jumps.
     All are compared with the data by a distance of distributions. Secondary: 2 and 8 steps, the first stage alone, and
     states that are the teacher's samples noised.
     """
@@ -67,7 +67,7 @@ class MultistepConsistencyClaim(SamplerClaim):
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Distil a student and judge it in 2, 4 and 8 steps."""
-        bed = self.bed(run)
+        bed = Bed(Unlabelled(self.bed(run).data), None)
         teacher = self.teacher(run, bed)
         method, calls = self.recipe(name, trial)
         own = method.across * method.across_steps if isinstance(method, MultistepConsistency) else 0.0  # its samples

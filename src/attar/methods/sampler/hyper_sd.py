@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -72,22 +73,13 @@ class SegmentedConsistency(Consistency):
     teaching: Diffusion = Diffusion(process=DiscreteProcess(betas="scaled-linear"))
     pairs: Pairs = Pairs(intervals=50, random_end=True)  # its segments are those of each phase
     guidance: TeacherGuidance = TeacherGuidance(scale=7.5)  # g of u + g (c − u)
-    train: SamplerTraining = SamplerTraining(
-        steps=10_000, batch=512, optimizer=AdamW(lr=1e-6)
-    )  # steps of a stage: ours
+    train: SamplerTraining = SamplerTraining(steps=10_000, batch=512, optimizer=AdamW(lr=1e-6))  # steps of a stage
     segments: tuple[int, ...] = (8, 4, 2, 1)  # a stage each
-    closeness: tuple[float, ...] = (
-        1.0,
-        1.0,
-        0.1,
-        0.1,
-    )  # a of each stage; a and b are ours, the paper gives their order
+    closeness: tuple[float, ...] = (1.0, 1.0, 0.1, 0.1)  # a of each stage; ours as b is, the paper says which is larger
     fooling: tuple[float, ...] = (0.1, 0.1, 1.0, 1.0)  # b of each stage; 0 everywhere: no discriminator
     adversary: Adversary = Adversary(times=Times(lowest=0.02, highest=0.2))  # a little noise where e is cleaner
     feedback_steps: int = Field(1000, ge=0)  # 0: no feedback; their number is ours
-    judging: TrainNetwork | None = (
-        None  # how a classifier learns to reward; none: as the one that samples are judged by
-    )
+    judging: TrainNetwork | None = None  # how a classifier learns to reward; none: as the judge of samples does
     threshold: float = 0.0  # of the reward; log p(class) and the like never exceed 0
     one_step_steps: int = Field(5000, ge=0)  # 0: no stage for one step; their number is ours
     real: Literal["consistency", "teacher"] = "consistency"  # side of the gap that stands for the data
@@ -100,10 +92,8 @@ class SegmentedConsistency(Consistency):
     @model_validator(mode="after")
     def _stages(self) -> SegmentedConsistency:
         if not len(self.segments) == len(self.closeness) == len(self.fooling):
-            raise ValueError(
-                f"{len(self.segments)} stages need as many weights, got {len(self.closeness)} of closeness and "
-                f"{len(self.fooling)} of fooling"
-            )
+            counts = f"{len(self.closeness)} of closeness and {len(self.fooling)} of fooling"
+            raise ValueError(f"{len(self.segments)} stages need as many weights, got {counts}")
         return self
 
     def drawing(self) -> Drawing:
@@ -113,12 +103,10 @@ class SegmentedConsistency(Consistency):
 
     def phases(self) -> Sequence[Phase]:
         """Return a stage for each number of segments, feedback, and the stage for one step."""
-        stages = [
-            Phase(
-                f"{number}: {count} segments", self.train.steps, {"pairs": {"segments": count}, "close": a, "fool": b}
-            )
-            for number, (count, a, b) in enumerate(zip(self.segments, self.closeness, self.fooling, strict=True), 1)
-        ]
+        stages: list[Phase] = []
+        for number, (count, a, b) in enumerate(zip(self.segments, self.closeness, self.fooling, strict=True), 1):
+            settings = {"pairs": {"segments": count}, "close": a, "fool": b}
+            stages.append(Phase(f"{number}: {count} segments", self.train.steps, settings))
         stages.append(Phase("feedback", self.feedback_steps, {"feedback": True}))
         stages.append(Phase("one step", self.one_step_steps, {"one step": True}))
         return [stage for stage in stages if stage.steps]
@@ -131,21 +119,17 @@ class SegmentedConsistency(Consistency):
 
     def build(self, lesson: Lesson) -> Beside:
         """Return what the phases need, with the learners of discriminator and fake score."""
-        run, data, teacher = lesson.run, lesson.data, lesson.teacher
+        teacher, last, pairs = lesson.teacher, bool(self.one_step_steps), None
         assert teacher is not None
-        last = bool(self.one_step_steps)
-        pleases = self.feedback_steps or (last and self.pleasing)
-        pairs = None
         if last and self.paired:
-            own = {**vars(self.coupling), "guidance": self.guidance, "teaching": self.teaching}
-            given = GivenTeacher("exact" if teacher.sampler is None else teacher.sampler)
-            pairs = run.stage("pairs", Coupling(**own), data=data, teacher=given)
-        return Beside(
-            self.adversary.build(lesson) if any(self.fooling) else None,
-            reward_of(run, data, lesson.given.get("reward"), self.judging) if pleases else None,
-            self.fake.build(lesson) if last else None,
-            pairs,
-        )
+            coupling = dataclasses.replace(self.coupling, guidance=self.guidance, teaching=self.teaching)
+            given = GivenTeacher(teacher.sampler or "exact")
+            pairs = lesson.run.stage("pairs", coupling, data=lesson.data, teacher=given)
+        reward = None
+        if self.feedback_steps or (last and self.pleasing):
+            reward = reward_of(lesson.run, lesson.data, lesson.given.get("reward"), self.judging)
+        discriminator = self.adversary.build(lesson) if any(self.fooling) else None
+        return Beside(discriminator, reward, self.fake.build(lesson) if last else None, pairs)
 
     def enter(self, lesson: Lesson, phase: Phase) -> None:
         """Start from the average of the stage before, with a fresh optimizer; keep it as it is for one step."""
@@ -199,11 +183,9 @@ class SegmentedConsistency(Consistency):
         x = start(lesson.process, noisiest, moment.batch.noise)
         made = self.consistent(lesson.student).x0(x, noisiest.expand(len(x)), moment.condition)
         own.made = made.detach()
-        if self.real == "teacher":
-            terms = {"score": own.fake.term(moment, made, self.teacher_of(lesson, moment))}
-        else:
-            anchor = self.consistent(own.anchor)
-            terms = {"score": own.fake.term(moment, made, anchor, told=moment.condition)}
+        by_teacher = self.real == "teacher"
+        real = self.teacher_of(lesson, moment) if by_teacher else self.consistent(own.anchor)
+        terms = {"score": own.fake.term(moment, made, real, told=None if by_teacher else moment.condition)}
         if own.pairs is not None:
             terms["paired"] = self.paired * moment.batch.mean(squared(made, moment.batch.x0))
         if self.pleasing:

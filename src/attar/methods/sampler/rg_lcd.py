@@ -49,9 +49,7 @@ class RewardGuided(LatentConsistency):
     beta: float = Field(1.0, ge=0)  # weight of the reward; of HPSv2.1 in the paper
     through: Literal["proxy", "direct"] = "proxy"  # what the reward's gradient passes through
     proxy: Proxy = Proxy()
-    judging: TrainNetwork | None = (
-        None  # how a classifier learns to reward; none: as the one that samples are judged by
-    )
+    judging: TrainNetwork | None = None  # how a classifier learns to reward; none: as the judge of samples does
     wait: float = Field(0.0, ge=0, lt=1)  # share of the steps before the reward counts: our proxy begins with nothing
 
     def __call__(
