@@ -22,6 +22,7 @@ BORROWED = {
     "changelog.md": "CHANGELOG.md",
     "families/data.md": "src/attar/methods/data/README.md",
     "families/model-vision.md": "src/attar/methods/model/README.md",
+    "families/samplers.md": "src/attar/methods/sampler/README.md",
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from exact import DATA, Exact, carried, loss, student
+from exact import DATA, Exact, carried, lesson, loss, student
 
 from attar.diffusion import Flow, ddim, segment_edge
 from attar.errors import RecipeError
@@ -118,6 +120,17 @@ class TestContinuous:
         with open_run() as run:
             method = ContinuousConsistency(train=TRAIN, warmup=0, derivative="central", width=1e-2, adaptive=False)
             assert 0 < loss(run, method, sampler) < 1e-2
+
+    def test_angles_do_not_depend_on_the_scale_of_the_data(self, open_run):
+        drawn = []
+        for sigma_data in (0.5, 2.0):
+            with open_run() as run:
+                method = ContinuousConsistency(train=TRAIN, sigma_data=sigma_data)
+                made = lesson(run, method, student())
+                next(iter(method.terms(made, method.moment(made, method.phases()[0], 0))))
+                drawn.append(made.state.hardness[0])
+        assert torch.equal(*drawn)
+        assert float(drawn[0].tan().log().mean()) == pytest.approx(-1.0 - math.log(0.5), abs=0.3)
 
     def test_clipping_holds_every_number(self):
         tangent = torch.tensor([[5.0, -0.5], [float("nan"), 0.0]])

@@ -16,6 +16,8 @@ from attar.losses.denoising import squared
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Terms
 from attar.methods.sampler.core.times import Times
 from attar.methods.sampler.core.training import alike
+from attar.methods.sampler.diffusion import Diffusion
+from attar.nets.denoiser_specs import ResidualMLP
 from attar.spec import method
 
 
@@ -33,9 +35,17 @@ class MeanFlow(Distillation):
     """
 
     version: ClassVar = 1
-    presets: ClassVar[dict[str, Any]] = {"small": {**Distillation.presets["small"], "train": {"steps": 4000}}}
+    presets: ClassVar[dict[str, Any]] = {
+        "small": {
+            **Distillation.presets["small"],
+            "teaching": Diffusion.presets["dense"],
+            "train": {"steps": 4000, "schedule": "cosine"},
+            "equal": 0.25,
+        }
+    }
     second_time: ClassVar[bool] = True
 
+    teaching: Diffusion = Diffusion(net=ResidualMLP(frequency=2.0))  # steep time features spoil du/dt
     slope: Literal["data", "teacher"] = "data"  # of the trajectory: training without a teacher, or distillation
     times: Times = Times(kind="logit-normal", mean=-0.4)  # of both t and r; the larger is t
     equal: float = Field(0.75, ge=0, le=1)  # share of samples whose r is t
