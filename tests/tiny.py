@@ -274,6 +274,14 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "progressive": {**SAMPLER, "teacher_steps": 4},
     "scm": {**SAMPLER, "warmup": 4},
+    "sana-sprint": {
+        "teaching": {**DENOISER, "net": {**DENOISER["net"], "time_scale": 10.0}},
+        "train": DENOISER["train"],
+        "warmup": 4,
+        "steadying": {"train": {"steps": 3, "batch": 8}},
+        "adversary": {"hidden": 4},
+    },
+    "rcm": {**SAMPLER, "warmup": 2, "guidance": {"scale": 2.0}, "fake": {"updates": 2}},
     "meanflow": SAMPLER,
     "rectified-flow": {
         **SAMPLER,
@@ -290,6 +298,7 @@ TINY: dict[str, dict[str, Any]] = {
         "perceptual_steps": 2,
         "perceptual": {"net": {"kind": "convnet", "depth": 1, "width": 4}, "training": {"steps": 3, "batch": 9}},
     },
+    "boot": {**SAMPLER, "guidance": {"scale": 2.0}, "substeps": 2},
     "slimflow": {
         "teaching": DENOISER,
         "net": {"kind": "residual-mlp", "width": 8, "blocks": 1},

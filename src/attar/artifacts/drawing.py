@@ -1,4 +1,4 @@
-"""How a sampler draws: a solver over a grid, a consistency function, jumps within segments, or a flow map."""
+"""How a sampler draws: a solver over a grid, a consistency function, jumps within segments, a flow map, a signal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from attar.diffusion.consistency import Boundary, Consistent, MeanVelocity, flow_map
+from attar.diffusion.denoiser import Denoiser
 from attar.diffusion.process import Process
 from attar.diffusion.samplers import integrate, multistep_consistency, segmented, start
+from attar.diffusion.signal import last_time, signal
 from attar.diffusion.solvers import Draw, Step, ancestral, ddim, dpmpp_2m, euler, heun, runge_kutta2
 from attar.diffusion.view import Condition, View
 from attar.errors import RecipeError
@@ -123,7 +125,26 @@ class FlowMap:
         return x
 
 
+@spec
+class Signal:
+    """Ask a network that is shown pure noise for the signal at the clean end: one evaluation, whatever is asked."""
+
+    kind: Literal["signal"] = "signal"
+    steps: int = Field(1, ge=1, le=1)
+
+    def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
+        """Return samples like the unit noise `[n, …]`.
+
+        Raises:
+            RecipeError: guidance, which such a network took over when it was trained.
+        """
+        if not isinstance(view, Denoiser):
+            raise RecipeError("this sampler was distilled with its guidance inside, and takes no other; leave it out")
+        clean = torch.full((len(noise),), last_time(view.process), dtype=torch.float64, device=noise.device)
+        return signal(view, noise, clean, condition)
+
+
 if TYPE_CHECKING:
-    Drawing = Ode | Multistep | Segmented | FlowMap
+    Drawing = Ode | Multistep | Segmented | FlowMap | Signal
 else:
-    Drawing = kinds(Ode | Multistep | Segmented | FlowMap)
+    Drawing = kinds(Ode | Multistep | Segmented | FlowMap | Signal)
