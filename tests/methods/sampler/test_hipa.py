@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pipelines import saved
 from torch import nn
 
 from attar.artifacts.adapted import AdaptedSampler
 from attar.artifacts.couplings import Couplings
 from attar.artifacts.sampler import Reading, Sampler
-from attar.data.samples import PointSamples
+from attar.data.samples import ImageSamples, PointSamples
 from attar.diffusion import Mixture
 from attar.diffusion.specs import FlowProcess
 from attar.errors import RecipeError
@@ -17,6 +18,7 @@ from attar.losses.denoising import absolute, squared
 from attar.losses.frequency import edges, high_pass
 from attar.methods.sampler.core.distillation import Lesson
 from attar.methods.sampler.core.perception import Perception, unit
+from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.hipa import HighFrequencyAdaptation
 from attar.nets import ConvNet
 from attar.nets.denoiser_specs import DiT, PointMLP
@@ -52,10 +54,10 @@ def terms(open_run, pictures, taught):
         method = build(HighFrequencyAdaptation, {**SIZES, "lora.layers": "all", **fields})
         with open_run() as run:
             begun = method.begin(run, pictures, taught())
-            pairs, perception = method.build(begun)
+            pairs, sight, perception = method.build(begun)
             reading = Reading(process=FlowProcess(), prediction="velocity")
             student = Sampler(Recalls(pairs, change), PointMLP(), pictures.form, reading)
-            told = Lesson(run, pictures, begun.teacher, student, begun.learner, (pairs, perception))
+            told = Lesson(run, pictures, begun.teacher, student, begun.learner, (pairs, sight, perception))
             moment = method.moment(told, method.phases()[0], 0)
             (found,) = method.terms(told, moment)
         return {name: float(value.detach()) for name, value in found.items()}, moment, perception
@@ -138,3 +140,23 @@ def test_points_have_no_detail(open_run):
     method = build(HighFrequencyAdaptation, {**SIZES, "lora.layers": "all", "teaching.train.steps": 2})
     with open_run() as run, pytest.raises(RecipeError, match="those of pictures"):
         method(run, data=data)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_latents_are_compared_as_the_pictures_that_a_pipeline_makes_of_them(open_run, tiny_images, tmp_path):
+    pixels = tiny_images(classes=2, channels=1, size=16, each=6)
+    given = GivenTeacher.of(f"hf:{saved('SD', tmp_path)}")
+    method = build(HighFrequencyAdaptation, SIZES)
+    with open_run() as run:
+        begun = method.begin(run, ImageSamples(pixels), given)
+        begun.state = method.build(begun)
+        (found,) = method.terms(begun, method.moment(begun, method.phases()[0], 0))
+        sum(found.values()).backward()
+        x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(begun.state[1](x), given.given.pixels(x).mean(1, keepdim=True))
+        assert begun.state[1](x).shape == (2, 1, 16, 16)
+        assert begun.data.shape == (4, 8, 8)
+        assert all(parameter.grad is not None for parameter in begun.learner.parameters)
+    with open_run() as run:
+        made = method(run, data=ImageSamples(pixels), teacher=given)
+    assert made.save_lora(tmp_path / "lora").exists()

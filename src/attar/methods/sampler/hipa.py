@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from attar.artifacts.couplings import Couplings
 from attar.artifacts.drawing import Drawing, Multistep
+from attar.data import Images, Samples
 from attar.data.samples import ImageSamples
 from attar.diffusion import start
 from attar.errors import RecipeError
@@ -18,6 +21,7 @@ from attar.losses.frequency import edges, high_pass
 from attar.methods.sampler.core.coupling import Coupling, stored
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
 from attar.methods.sampler.core.perception import Perception
+from attar.methods.sampler.core.pipeline import Pipeline
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.nets import ConvNet, Net
@@ -26,6 +30,19 @@ from attar.run import Adam, Run
 from attar.spec import method
 from attar.train.network import TrainNetwork
 from attar.train.training import Training
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """How samples are seen as pictures in [-1, 1] with the channels of the data: latents by a pipeline's decoder."""
+
+    images: Images
+    pipeline: Pipeline | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return pictures `[n, C, H, W]` of samples, with their gradients."""
+        seen = x if self.pipeline is None else self.pipeline.pixels(x)
+        return seen.mean(1, keepdim=True) if self.images.channels == 1 else seen
 
 
 @method
@@ -66,24 +83,31 @@ class HighFrequencyAdaptation(Distillation):
         """Return one evaluation."""
         return Multistep(steps=1, highest=self.highest)
 
-    def build(self, lesson: Lesson) -> Any:
-        """Return the stored pairs, and the perceptual distance where it counts.
+    def begin(self, run: Run, data: Samples, given: GivenTeacher | None, **more: Any) -> Lesson:
+        """Return teacher and student as they start; a pipeline's latents are held against others as pictures.
 
         Raises:
-            RecipeError: samples that are no pictures with labels.
+            RecipeError: samples that are no pictures.
         """
-        if not isinstance(lesson.data, ImageSamples):
-            raise RecipeError(f"high frequencies are those of pictures, and {lesson.data.source} holds none")
+        if not isinstance(data, ImageSamples):
+            raise RecipeError(f"high frequencies are those of pictures, and {data.source} holds none")
+        lesson = super().begin(run, data, given, **more)
+        pipeline = given.given if given is not None and isinstance(given.given, Pipeline) else None
+        lesson.state = Sight(data.images, pipeline)
+        return lesson
+
+    def build(self, lesson: Lesson) -> Any:
+        """Return the stored pairs, how samples are seen, and the perceptual distance where it counts."""
         assert lesson.teacher is not None
         assert lesson.teacher.sampler is not None
         run: Run = lesson.run
         wanted = dataclasses.replace(self.coupling, guidance=self.guidance, teaching=self.teaching)
         pairs = run.stage("pairs", wanted, data=lesson.data, teacher=GivenTeacher(lesson.teacher.sampler))
         if not self.perceptual:
-            return pairs, None
-        images = lesson.data.images
+            return pairs, lesson.state, None
+        images = lesson.state.images
         judge = run.stage("features", TrainNetwork(net=self.features, training=self.judging), data=images)
-        return pairs, Perception(judge.module.to(run.device), images)
+        return pairs, lesson.state, Perception(judge.module.to(run.device), images)
 
     def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
         """Draw stored pairs: noise, where it led, condition and guidance."""
@@ -92,14 +116,16 @@ class HighFrequencyAdaptation(Distillation):
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:
         """Yield the distances between the student's one step and where the teacher led the same noise."""
-        batch, process = moment.batch, lesson.process
+        (_, sight, perception), batch, process = lesson.state, moment.batch, lesson.process
         t = torch.full((len(batch.x0),), self.highest or process.t_max, dtype=torch.float64, device=batch.x0.device)
-        made = lesson.view.x0(start(process, t[0], batch.noise), t, moment.condition)
+        made = sight(lesson.view.x0(start(process, t[0], batch.noise), t, moment.condition))
+        with torch.no_grad():
+            real = sight(batch.x0)
         distances = {
-            "pixels": lambda: squared(made, batch.x0),
-            "perceptual": lambda: lesson.state[1](made, batch.x0),
-            "fourier": lambda: absolute(high_pass(made, self.cut), high_pass(batch.x0, self.cut)),
-            "edges": lambda: absolute(edges(made), edges(batch.x0)),
+            "pixels": lambda: squared(made, real),
+            "perceptual": lambda: perception(made, real),
+            "fourier": lambda: absolute(high_pass(made, self.cut), high_pass(real, self.cut)),
+            "edges": lambda: absolute(edges(made), edges(real)),
         }
         weighed = {name: getattr(self, name) for name in distances}
         yield {name: weight * batch.mean(distances[name]()) for name, weight in weighed.items() if weight}

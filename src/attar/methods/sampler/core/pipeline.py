@@ -104,11 +104,15 @@ class Pipeline:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels `[N, C, H, W]` in [0, 1] of samples as the network draws them."""
-        if self.autoencoder is not None:
-            config = self.autoencoder.config
-            latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-            latents = torch.cat([self.autoencoder.decode(part).sample for part in latents.split(CHUNK)])
-        return ((latents + 1) / 2).clamp(0, 1)
+        return ((self.pixels(latents) + 1) / 2).clamp(0, 1)
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Return pixels `[N, C, H, W]` of samples, about in [-1, 1] and with the samples' gradients."""
+        if self.autoencoder is None:
+            return latents
+        config = self.autoencoder.config
+        latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        return torch.cat([self.autoencoder.decode(part).sample for part in latents.split(CHUNK)])
 
     # ------------------------------------------------------------------ what it is told
 
