@@ -170,8 +170,7 @@ class Discriminator:
         told, made = self.logits(real_t, t, batch.condition), self.logits(fake_t, t, batch.condition)
         loss = _mean([telling_loss(r, f, game) for r, f in zip(told, made, strict=True)])
         if self.spec.mismatched and batch.condition is not None:
-            other = batch.mine(moment.run.gather(batch.condition).roll(1, 0))
-            wrong = self.logits(real_t, t, other)
+            wrong = self.logits(real_t, t, moment.neighbours(batch.condition))
             loss = 0.5 * (loss + _mean([telling_loss(r, f, game) for r, f in zip(told, wrong, strict=True)]))
         if self.spec.smooth:
             shaken = real_t + 0.1 * self._noise(moment, real, "adversarial shake")
