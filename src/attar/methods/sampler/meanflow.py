@@ -41,6 +41,10 @@ class MeanFlow(Distillation):
             "teaching": Diffusion.presets["dense"],
             "train": {"steps": 4000, "schedule": "cosine"},
             "equal": 0.25,
+            "times": {
+                "kind": "uniform",
+                "lowest": 0.0,
+            },  # the widest span, from noise to data, must be met in few steps
         }
     }
     second_time: ClassVar[bool] = True
