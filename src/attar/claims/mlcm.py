@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from attar.artifacts.drawing import Segmented
 from attar.claims.claim import Contrast, Trial
 from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
 from attar.methods.sampler.consistency import Consistency
@@ -15,11 +16,11 @@ from attar.methods.sampler.core.times import Pairs
 from attar.methods.sampler.mlcm import MultistepConsistency
 from attar.run import Constant, Drop, Run
 
-INTERVALS, ROLLOUT, SUBSTEPS, ACROSS = 64, 8, 3, 0.25
+INTERVALS, ROLLOUT, SUBSTEPS, LEAST_ACROSS = 64, 8, 3, 0.1
 # calls an example in the first stage: the part of the roll-out above its time, and a step
 FIRST = sum(math.ceil(ROLLOUT * place / INTERVALS) for place in range(INTERVALS)) / INTERVALS + 1
 FOUR = Contrast(
-    method="mlcm", baseline="lcd, as many calls", metric="sliced_wasserstein_4", at="four steps, 2,000 updates",
+    method="mlcm", baseline="lcd, as many calls", metric="energy_4", at="four steps, 2,000 updates",
     scale="log-ratio", higher_is_better=False, worst=2.0,
 )  # fmt: skip
 
@@ -28,9 +29,9 @@ class MultistepConsistencyClaim(SamplerClaim):
     """MLCM against consistency distillation with as many updates, and as many teacher calls, on an unlabelled ring.
 
     A roll-out of MLCM costs calls, so the baseline is run both ways and has to be beaten both ways. It learns from
-    points of the data and draws as such students do, noising anew between steps; MLCM sees none and jumps.
-    All are compared with the data by a distance of distributions. Secondary: 2 and 8 steps, the first stage alone, and
-    states that are the teacher's samples noised.
+    points of the data; MLCM sees none. How much of its noise a sampler draws anew is chosen for each arm. All are
+    compared with the data by the energy distance, since sliced ones are near their floor. Secondary: 2 and 8 steps, the
+    first stage alone, and states that are the teacher's samples noised.
     """
 
     id = "mlcm"
@@ -39,26 +40,30 @@ class MultistepConsistencyClaim(SamplerClaim):
         "SDXL in 4 steps: CLIP 33.30, ImageReward 1.20, above LCM, and above Lightning and Hyper-SD in 8 (2406.05768)"
     )
     origin = (
-        "the card's guess of 20 % at 8 steps, and of a repair at 4 by the second stage; nothing was measured before"
+        "a pilot on seed 100, before tuning: −0.1 to 0.4 at equal calls and 0.5 to 1.0 at equal updates, at four steps"
     )
     primary = (
         FOUR,
         dataclasses.replace(FOUR, baseline="lcd, as many updates"),
     )
     secondary = (
-        dataclasses.replace(FOUR, metric="sliced_wasserstein_2", at="two steps"),
-        dataclasses.replace(FOUR, metric="sliced_wasserstein_8", at="eight steps"),
+        dataclasses.replace(FOUR, metric="energy_2", at="two steps"),
+        dataclasses.replace(FOUR, metric="energy_8", at="eight steps"),
         dataclasses.replace(FOUR, baseline="first stage alone"),
-        dataclasses.replace(FOUR, baseline="first stage alone", metric="sliced_wasserstein_2", at="two steps"),
+        dataclasses.replace(FOUR, baseline="first stage alone", metric="energy_2", at="two steps"),
         dataclasses.replace(FOUR, baseline="mlcm, noised states"),
     )
-    expects = 0.25
-    delta = 0.125
+    expects = 0.4
+    delta = 0.2
     seeds = 6
     grids: ClassVar = {
-        name: {"lr": [1e-3, 2e-3]}
-        for name in ("mlcm", "lcd, as many calls", "lcd, as many updates", "first stage alone", "mlcm, noised states")
+        "mlcm": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "across": [0.1, 0.25]},
+        "mlcm, noised states": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "across": [0.1, 0.25]},
+        "first stage alone": {"lr": [5e-4, 1e-3, 2e-3, 4e-3], "gamma": [0.0, 0.3]},
+        "lcd, as many calls": {"lr": [5e-4, 1e-3, 2e-3, 4e-3], "gamma": [0.3, 1.0]},
+        "lcd, as many updates": {"lr": [5e-4, 1e-3, 2e-3, 4e-3], "gamma": [0.3, 1.0]},
     }
+    limits: ClassVar = {"gamma": (0.0, 1.0), "across": (0.05, 0.5)}
     currency = "updates"
     methods = ("mlcm", "consistency", "diffusion")
     trial_seeds = 1
@@ -72,16 +77,17 @@ class MultistepConsistencyClaim(SamplerClaim):
         method, calls = self.recipe(name, trial)
         own = method.across * method.across_steps if isinstance(method, MultistepConsistency) else 0.0  # its samples
         made = self.student(run, method, bed, teacher, seed=seed, calls=calls, passes=(own, 0.0))
-        return self.judge(run, bed, made, (2, 4, 8))
+        drawn = Segmented(steps=4, gamma=trial.get("gamma", 0.3), boundary=method.boundary)  # γ = 1: noise is all fresh
+        return self.judge(run, bed, made.with_module(made.module, drawing=drawn), (2, 4, 8))
 
     def recipe(self, name: str, trial: Trial) -> tuple[Consistency, float]:
         """Return what an arm trains with, and its teacher calls for an example."""
-        whole = (1 - ACROSS) * FIRST + ACROSS * SUBSTEPS
+        across = 0.0 if name == "first stage alone" else trial.get("across", LEAST_ACROSS)
         if name.startswith("lcd"):
+            whole = (1 - LEAST_ACROSS) * FIRST + LEAST_ACROSS * SUBSTEPS  # the most that MLCM may take
             steps = round(self.steps * whole) if name.endswith("calls") else self.steps
             train = self.training(trial, steps=steps)
             return Consistency(train=train, pairs=Pairs(intervals=INTERVALS), steps=4), 1.0
-        across = 0.0 if name == "first stage alone" else ACROSS
         noised = name.endswith("states")
         fields: dict[str, Any] = {"across": across, "states": "noised" if noised else "trajectory"}
         method = MultistepConsistency(

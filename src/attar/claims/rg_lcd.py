@@ -32,12 +32,12 @@ from attar.train.network import TrainNetwork
 from attar.train.training import Training
 
 BETAS: Mapping[str, Sequence[float]] = {
-    "proxy": (0.03, 0.1, 0.3, 1.0),
-    "direct": (0.003, 0.01, 0.03, 0.1),
+    "proxy": (0.1, 0.3, 1.0, 3.0),
+    "direct": (0.01, 0.03, 0.1, 0.3),
 }
 STEPS = 2  # in which samples are drawn
 MATCHED = Contrast(
-    method="proxy", baseline="direct", metric="frechet_at_reward", at="2 steps, half the reward that was missing",
+    method="proxy", baseline="direct", metric="frechet_at_reward", at="2 steps, a tenth of what was missing",
     scale="log-ratio", higher_is_better=False, worst=1e4,
 )  # fmt: skip
 
@@ -70,15 +70,17 @@ class RewardGuidedClaim(SamplerClaim):
     """The reward through a proxy against its own gradient, both from one LCM, at the same reward, on digits.
 
     The reward is log p(class) of a convolutional classifier A that saw one half of the training digits. Each way trains
-    on with four weights, and distances are read where the line through them reaches half of the reward that the LCM
-    lacked. Judge B is an MLP that saw the other half: distances are in its features, and its own log p(class) says
-    whether a reward is more than A's taste. Secondary: that, and fine structure, at the same reward, and the LCM.
+    on with four weights; distances are read where the line through them leaves a tenth of what the LCM's reward lacked.
+    Judge B is an MLP that saw the other half: distances are in its features, and its own log p(class) says whether a
+    reward is more than A's taste. Secondary: that, and fine structure, at the same reward, and the LCM.
     """
 
     id = "rg-lcd"
     title = "Reward Guided Latent Consistency Distillation"
     says = "SD-2.1 in 2 steps: people prefer it to the teacher's 50; a proxy betters FID and HPS (arXiv 2403.11027)"
-    origin = "a guess: the card expects the direct gradient to spoil distances first; nothing was measured before"
+    origin = (
+        "a pilot on seed 100: 0.12 at this reward, more beyond it; the card expects direct gradients to spoil first"
+    )
     primary = MATCHED
     secondary = (
         dataclasses.replace(MATCHED, metric="judged_at_reward", scale="difference", higher_is_better=True, worst=-20.0),
@@ -88,7 +90,7 @@ class RewardGuidedClaim(SamplerClaim):
             MATCHED, baseline="lcm", metric="judged_at_reward", scale="difference", higher_is_better=True, worst=-20.0
         ),
     )
-    expects = 0.2
+    expects = 0.15
     delta = 0.1
     seeds = 8
     grids: ClassVar = {name: {"lr": [3e-4, 1e-3]} for name in ("proxy", "direct", "lcm")}
@@ -121,7 +123,7 @@ class RewardGuidedClaim(SamplerClaim):
             found.append(self.worth(run, bed, made, expert))
         if name == "lcm":  # no weight, no line
             return {f"{key}_at_reward": value for key, value in found[-1].items()}
-        return at_reward(found, found[0]["reward"] / 2)
+        return at_reward(found, found[0]["reward"] / 10)
 
     def halves(self, run: Run, images: Images) -> tuple[Images, Images]:
         """Return both halves of the training digits, dealt by the copy."""

@@ -74,6 +74,7 @@ class MultistepConsistency(Consistency):
         schedule=Drop(at=(6 / 7,), by=0.1),
     )
     steps: int | None = Field(4, ge=1)
+    gamma: float = Field(0.3, ge=0, le=1)  # share of each jump noised up again: behind the second stage jumps drift
     states: Literal["trajectory", "noised", "data"] = "trajectory"  # of the teacher; its samples noised; images noised
     rollout: int = Field(8, ge=1)  # DDIM steps of a whole trajectory; fewer the noisier its state (our number)
     across: float = Field(1 / 7, ge=0, le=1)  # share of the steps for the second stage
@@ -86,8 +87,9 @@ class MultistepConsistency(Consistency):
     adversary: Adversary = Adversary()  # with a weight: one step against several, second stage
 
     def drawing(self) -> Drawing:
-        """Return jumps from edge to edge, without fresh noise."""
-        return Segmented(steps=self.steps or self.pairs.segments, boundary=self.boundary, scaling=self.scaling)
+        """Return jumps from edge to edge, noised up again by γ."""
+        steps = self.steps or self.pairs.segments
+        return Segmented(steps=steps, gamma=self.gamma, boundary=self.boundary, scaling=self.scaling)
 
     def phases(self) -> Sequence[Phase]:
         """Return both stages."""
