@@ -110,8 +110,8 @@ def _subject(sampler: Sampler, target: Any, data: Any, teacher: Any, protocol: G
         raise AttarError("nothing says which data this sampler was trained for; name it, such as data=digits")
     if str(inputs.get("teacher", "")).startswith("hf:"):
         raise AttarError(
-            "this sampler draws the latents of a pipeline of diffusers, which nothing here turns into pictures; put its "
-            "network into the pipeline and measure what that draws"
+            "this sampler draws the latents of a pipeline of diffusers, which nothing here turns into pictures; put "
+            "its network into the pipeline and measure what that draws"
         )
     test, note = None, ""
     if isinstance(where, Samples) or (isinstance(where, str) and where.strip() in POINTS):
