@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -71,14 +73,19 @@ class FakeScore:
             gap = distribution_gap(made, wanted, self.view.x0(x_t, t, batch.condition))
         return batch.mean(replaced_gradient(made, gap) / made[0].numel())
 
-    def step(self, moment: Moment, made: Tensor) -> None:
-        """Learn to denoise clean made samples `[n, …]`, from fresh noise at all times, without guidance."""
+    def step(self, moment: Moment, made: Tensor | Callable[[int], Tensor]) -> None:
+        """Learn to denoise clean made samples `[n, …]`, from fresh noise at all times, without guidance.
+
+        A function makes other samples for each update, told its number, without gradient.
+        """
         batch = moment.batch
         for number in range(self.spec.updates):
             rng = moment.run.rng("fake time", moment.step, number)
             t = batch.mine(self.spec.fake_times.draw(batch.total, self.view.process, rng))
-            noise = self._noise(moment, made, "fake noise", number)
-            shown = Batch(made.detach(), noise, batch.condition, batch.rows, batch.total)
+            with torch.no_grad():
+                x0 = made.detach() if isinstance(made, Tensor) else made(number)
+            noise = self._noise(moment, x0, "fake noise", number)
+            shown = Batch(x0, noise, batch.condition, batch.rows, batch.total)
             self.learner.update({"denoising": batch.mean(denoising_loss(self.sampler.denoiser, shown, t))})
 
     def _noise(self, moment: Moment, like: Tensor, name: str, *counters: int) -> Tensor:
