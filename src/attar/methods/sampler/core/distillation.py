@@ -101,6 +101,11 @@ class Moment:
         """Return a CPU generator for this step; every process has its own."""
         return self.run.rng(name, self.step, self.run.rank)
 
+    def noise(self, name: str, like: Tensor, *counters: int) -> Tensor:
+        """Return unit noise like values `[n, …]`: this process's rows of what is drawn for the whole batch."""
+        shape = (self.batch.total, *like.shape[1:])
+        return self.batch.mine(torch.randn(shape, generator=self.run.rng(name, self.step, *counters)))
+
     def neighbours(self, values: Tensor) -> Tensor:
         """Return what each sample's neighbour in the whole batch has, of values `[n, …]`."""
         return self.batch.mine(self.run.gather(values).roll(1, 0))
