@@ -66,7 +66,7 @@ class FakeScore:
         """
         batch, process = moment.batch, self.view.process
         t = batch.mine(self.spec.times.draw(batch.total, process, moment.run.rng("score time", moment.step)))
-        noise = self._noise(moment, made, "score noise")
+        noise = moment.noise("score noise", made)
         with torch.no_grad():
             x_t = process.diffuse(made.detach(), noise, t).to(made.dtype)
             wanted = real.x0(x_t, t, batch.condition if told is None else told)
@@ -84,10 +84,6 @@ class FakeScore:
             t = batch.mine(self.spec.fake_times.draw(batch.total, self.view.process, rng))
             with torch.no_grad():
                 x0 = made.detach() if isinstance(made, Tensor) else made(number)
-            noise = self._noise(moment, x0, "fake noise", number)
+            noise = moment.noise("fake noise", x0, number)
             shown = Batch(x0, noise, batch.condition, batch.rows, batch.total)
             self.learner.update({"denoising": batch.mean(denoising_loss(self.sampler.denoiser, shown, t))})
-
-    def _noise(self, moment: Moment, like: Tensor, name: str, *counters: int) -> Tensor:
-        shape = (moment.batch.total, *like.shape[1:])
-        return moment.batch.mine(torch.randn(shape, generator=moment.run.rng(name, moment.step, *counters)))
