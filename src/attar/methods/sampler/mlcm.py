@@ -118,16 +118,16 @@ class MultistepConsistency(Consistency):
         """Return x_t of the teacher's trajectory, or as `states` says; across segments a sample of the student."""
         batch, process = moment.batch, lesson.process
         if moment.phase.settings.get("across"):
-            draw = drawing(moment.rng("own sample"))
-            seen = Segmented(steps=self.across_steps, boundary=self.boundary, scaling=self.scaling)
-            made = seen.draw(lesson.view, draw(batch.x0), moment.condition, self.across_steps, draw)
+            noise, draw = moment.noise("own sample", batch.x0), drawing(moment.rng("own sample"))
+            jumps = Segmented(steps=self.across_steps, boundary=self.boundary, scaling=self.scaling)
+            made = jumps.draw(lesson.view, noise, moment.condition, self.across_steps, draw)
             lesson.state.made = made
             return process.diffuse(made, batch.noise, pair.t).to(made.dtype)
         if self.states == "data":
             return super().state(lesson, moment, pair)
         if self.states == "trajectory":
             return self.rolled(lesson, moment, batch.noise, pair.t)
-        ends = self.rolled(lesson, moment, drawing(moment.rng("trajectory"))(batch.x0), torch.zeros_like(pair.t))
+        ends = self.rolled(lesson, moment, moment.noise("trajectory", batch.x0), torch.zeros_like(pair.t))
         return process.diffuse(ends, batch.noise, pair.t).to(ends.dtype)
 
     def rolled(self, lesson: Lesson, moment: Moment, noise: Tensor, until: Tensor) -> Tensor:
