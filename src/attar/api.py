@@ -398,11 +398,16 @@ def _recipe(folder: Path) -> dict[str, Any]:
 
 
 def _own_numbers(judged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return accuracy and size of what was made, from an evaluation; nothing where there are none."""
-    arms = judged.get("arms")
+    """Return accuracy and size of what was made, from an evaluation; nothing where there are none.
+
+    Of a sampler: what its fewest steps came to.
+    """
+    arms, measures = judged.get("arms"), ("accuracy", "accuracy_std", "images", "bytes")
+    if judged.get("kind") == "sampler":
+        measures = ("steps", "frechet", "sliced_wasserstein", "coverage")
     for arm in arms if isinstance(arms, list) else []:
         if isinstance(arm, Mapping) and arm.get("name") not in ("random", "full"):
-            told = {key: arm.get(key) for key in ("accuracy", "accuracy_std", "images", "bytes")}
+            told = {key: arm.get(key) for key in measures}
             return {key: value for key, value in told.items() if isinstance(value, int | float)}
     return {}
 

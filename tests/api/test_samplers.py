@@ -44,6 +44,11 @@ def test_points_are_measured_in_few_and_many_steps_beside_the_data(ring):
     untimed = [[{k: v for k, v in arm.items() if k != "seconds"} for arm in one["arms"]] for one in (outcome, again)]
     assert untimed[0] == untimed[1]
     assert attar.evaluate(ring, steps=2, seed=1, **FEW)["arms"][0] != outcome["arms"][1]
+    told = attar.compare([ring, ring], out="page.html")
+    assert told["runs"][0]["sliced_wasserstein"] >= 0
+    assert told["runs"][0]["steps"] == 2
+    assert "accuracy" not in told["runs"][0]
+    assert "None of these runs has a test accuracy" in Path("page.html").read_text()
 
 
 def test_a_student_stands_beside_the_teacher_it_was_made_with(ring):

@@ -50,7 +50,8 @@ _MARK = '<meta name="attar-page" content="comparison">'
 
 
 def _content(runs: Sequence[RunFolder], names: Sequence[str], target: Path) -> dict[str, Any]:
-    tables = [read_arms(run.evaluation.get("arms"), run.evaluation.get("networks")) for run in runs]
+    judged = [{} if run.evaluation.get("kind") == "sampler" else run.evaluation for run in runs]  # not by accuracy
+    tables = [read_arms(one.get("arms"), one.get("networks")) for one in judged]
     own = [next((arm for arm in arms if arm.name not in REFERENCES), None) for arms in tables]
     shown = [replace(arm, name=name, images=None) for arm, name in zip(own, names, strict=True) if arm]
     shown += _references(tables)
