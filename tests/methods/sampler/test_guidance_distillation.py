@@ -27,6 +27,7 @@ from attar.nets.adapter_specs import GuidanceAdapters, LoRA
 from attar.nets.denoiser_specs import DiffusersNet, DiT, Extras, PointMLP, ResidualMLP
 from attar.nets.denoisers import parted
 from attar.spec import build
+from group import as_group
 
 DATA = PointSamples(Mixture.ring(modes=4, std=0.2))
 TRAIN = SamplerTraining(batch=64)
@@ -335,3 +336,22 @@ def test_a_network_of_stable_diffusions_class_is_adapted_whole(name, open_run, p
     else:
         assert made.adapter == LoRA()
         assert made.save_lora(tmp_path).exists()
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_two_processes_learn_what_one_does(name, pictures, taught, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+    method = build(CLASSES[name], {**SHRUNK, **PAPER[name]}, name=name)
+    teacher = taught(DiT(width=8, depth=1, heads=2), CosineProcess() if name == "guided-distillation" else None)
+
+    def learn(run):
+        made = method(run, data=pictures, teacher=teacher)
+        return {key: tensor.clone() for key, tensor in made.module.state_dict().items()}
+
+    found = []
+    for world in (1, 2):
+        monkeypatch.setenv("ATTAR_HOME", str(tmp_path / f"home-{world}"))
+        found.append(as_group(world, tmp_path / str(world), learn)[0])
+    assert found[0].keys() == found[1].keys()
+    for key, tensor in found[0].items():
+        torch.testing.assert_close(found[1][key], tensor, atol=1e-5, rtol=1e-4)
