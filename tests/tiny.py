@@ -299,6 +299,12 @@ TINY: dict[str, dict[str, Any]] = {
         "perceptual": {"net": {"kind": "convnet", "depth": 1, "width": 4}, "training": {"steps": 3, "batch": 9}},
     },
     "boot": {**SAMPLER, "guidance": {"scale": 2.0}, "substeps": 2},
+    "dmd": {
+        **SAMPLER,
+        "coupling": {"count": 20, "steps": 2},
+        "score": {"updates": 2},
+        "adversary": {"weight": 0.1, "hidden": 4},
+    },
     "slimflow": {
         "teaching": DENOISER,
         "net": {"kind": "residual-mlp", "width": 8, "blocks": 1},

@@ -18,6 +18,7 @@ from attar.diffusion.view import Condition
 from attar.errors import RecipeError
 from attar.losses.adversarial import Game, fooling_loss, telling_loss
 from attar.methods.sampler.core.distillation import Lesson, Moment
+from attar.methods.sampler.core.score import FakeScore
 from attar.methods.sampler.core.times import Times
 from attar.nets.initialise import seeded
 from attar.run import Adam, Learner, Optimizer
@@ -103,13 +104,16 @@ class Adversary:
     smooth: float = Field(0.0, ge=0)  # weight of (D(x) − D(x + 0.1 z))² on real samples, the approximate R1
     optimizer: Optimizer = Adam(lr=1e-3, beta1=0.0, beta2=0.99)
 
-    def build(self, lesson: Lesson, name: str = "discriminator") -> Discriminator:
+    def build(self, lesson: Lesson, name: str = "discriminator", trunk: FakeScore | None = None) -> Discriminator:
         """Return the discriminator with its learner; call it in a method's `build`.
+
+        With a fake score as `trunk` the heads stand on its blocks, which learn to tell, too (DMD2).
 
         Raises:
             RecipeError: a teacher in closed form, which has no features.
         """
         known = lesson.teacher.sampler if lesson.teacher is not None else None
+        known = known if trunk is None else trunk.sampler
         if known is None:
             raise RecipeError(
                 "a discriminator reads the blocks of the teacher's network, and this teacher is none: take a run of "
@@ -125,7 +129,7 @@ class Adversary:
             heads = nn.ModuleList(Head(one.shape[-1], self.hidden) for one in seen)
         nets.reset(heads, lesson.run.rng(name))
         learner = lesson.run.learner(name, heads.to(lesson.run.device), self.optimizer)
-        return Discriminator(self, features, learner)
+        return Discriminator(self, features, learner, None if trunk is None else trunk.learner)
 
 
 class Discriminator:
@@ -135,10 +139,11 @@ class Discriminator:
         spec: how.
         features: what is read of the teacher.
         learner: of the heads.
+        trunk: learner of what the heads stand on; none where that is frozen.
     """
 
-    def __init__(self, spec: Adversary, features: Features, learner: Learner) -> None:
-        self.spec, self.features, self.learner = spec, features, learner
+    def __init__(self, spec: Adversary, features: Features, learner: Learner, trunk: Learner | None = None) -> None:
+        self.spec, self.features, self.learner, self.trunk = spec, features, learner, trunk
         self._fake: tuple[Tensor, Tensor] | None = None  # noised, and when
 
     def logits(self, x_t: Tensor, t: Tensor, condition: Condition) -> list[Tensor]:
@@ -176,7 +181,10 @@ class Discriminator:
             shaken = real_t + 0.1 * self._noise(moment, real, "adversarial shake")
             near = self.logits(shaken, t, batch.condition)
             loss = loss + self.spec.smooth * _mean([(r - s).square() for r, s in zip(told, near, strict=True)])
-        self.learner.update({"telling": batch.mean(loss)})
+        learners = (self.learner,) if self.trunk is None else (self.learner, self.trunk)
+        moment.run.backward({"telling": batch.mean(loss)}, *learners)
+        for learner in learners:
+            learner.step()
         self._fake = None
 
     def _noise(self, moment: Moment, like: Tensor, name: str = "adversarial noise") -> Tensor:
