@@ -100,6 +100,17 @@ def test_a_function_is_told_conditions_as_they_are(open_run, pictures):
     assert "brightness" in GivenReward.of(brightness).fingerprint
 
 
+def test_a_folder_stands_for_the_classifier_in_it(open_run, pictures, tmp_path):
+    student = classifier(pictures.images)
+    folder = student.save(tmp_path / "classifier")
+    given = GivenReward.of(str(folder))
+    assert given.fingerprint == student.fingerprint
+    x, condition = pictures.draw(2, torch.Generator().manual_seed(1))
+    with open_run() as run:
+        scores = [reward_of(run, pictures, one).score(x, condition) for one in (given, GivenReward.of(student))]
+    assert torch.equal(*scores)
+
+
 def test_what_is_no_reward_is_refused(open_run, pictures, tiny_images):
     with pytest.raises(AttarError, match="no reward"):
         GivenReward.of(3)
