@@ -19,7 +19,8 @@ from attar.methods.sampler.lcm import LatentConsistency
 from attar.run import Adam, AdamW
 from attar.spec import method
 
-SMALL: dict[str, Any] = {**LCM_SMALL, "adversary": {"optimizer": {"lr": 5e-4}}}
+# in a thousand steps on digits 0.4 outweighs the pull of the trajectory: distance 4.4 in two steps, 1.4 with 0.05
+SMALL: dict[str, Any] = {**LCM_SMALL, "adversary": {"weight": 0.05, "optimizer": {"lr": 5e-4}}}
 
 
 @method
