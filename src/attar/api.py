@@ -12,6 +12,7 @@ from typing import Any
 from attar import files, ledger, recipes
 from attar.errors import AttarError, DamagedFile, RecipeError, did_you_mean
 
+PIPELINE = "pipeline"  # what a sampler of a network of diffusers is exported as
 _BENCHES = {"kd": "attar.claims.bench:ObjectiveBench"}
 
 
@@ -171,7 +172,8 @@ def compare(folders: Iterable[str | Path], out: str | Path | None = None) -> dic
 def export(folder: str | Path, to: str, out: str | Path) -> Path:
     """Write a run's artifact as `parquet`, `imagefolder` or `npz` (images), or as `onnx` or `torch` (networks).
 
-    A student that lies in its run's folder takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
+    A sampler distilled from a pipeline of diffusers is written as a `pipeline`, which diffusers loads. A student that
+    lies in its run's folder takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
 
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
@@ -179,18 +181,32 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     from attar.artifacts import Student, deployed
     from attar.artifacts import export as formats
 
-    known = [*formats.FORMATS, *deployed.RUNTIMES]
+    known = [*formats.FORMATS, *deployed.RUNTIMES, PIPELINE]
     if to not in known:
         raise RecipeError(f"unknown format '{to}'{did_you_mean(to, known)} Known: {', '.join(known)}")
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
+    if to == PIPELINE:
+        return _as_pipeline(folder, out)
     artifact, splits = _artifact(folder, None)
     if to in deployed.RUNTIMES:
         if not isinstance(artifact, Student):
             raise AttarError(f"a {artifact.kind} is no network; export it as {', '.join(formats.FORMATS)}")
         return deployed.deploy(artifact, to, out, _trained_on(Path(folder)))
     return formats.export(artifact, to, out, splits.train if splits is not None else None)
+
+
+def _as_pipeline(folder: str | Path, out: Path) -> Path:
+    """Write a sampler as the pipeline that its network was taken out of."""
+    from attar.artifacts import load
+    from attar.artifacts.sampler import Sampler
+    from attar.methods.sampler.core.pipeline import save_pipeline
+
+    artifact = load(folder)
+    if not isinstance(artifact, Sampler):
+        raise AttarError(f"a {artifact.kind} is no sampler, and only samplers go back into a pipeline")
+    return save_pipeline(artifact, out)
 
 
 def claim(

@@ -9,9 +9,13 @@ from pipelines import saved
 
 from attar import api
 from attar.artifacts import load
+from attar.artifacts.drawing import Ode
+from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
+from attar.diffusion.specs import FlowProcess
 from attar.errors import AttarError, DataError
 from attar.methods.sampler.core.pipeline import Pipeline, save_pipeline
+from attar.nets.denoiser_specs import PointMLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -93,7 +97,7 @@ def test_a_pipeline_is_distilled_written_back_and_loaded_again(case, pipeline, p
     noise = torch.randn(2, 4, 8, 8, generator=rng(1))
     drawn = made(2, ["0", "1"], noise=noise, steps=1)
     assert torch.equal(back(2, ["0", "1"], noise=noise, steps=1), drawn)
-    again = Pipeline(str(save_pipeline(back, tmp_path / "written")))
+    again = Pipeline(str(api.export(tmp_path / "run", "pipeline", tmp_path / "written")))
     plain = made.merged().module
     assert not torch.equal(_some_weight(again.network), _some_weight(Pipeline(str(pipeline(kind))).network))
     for name, tensor in again.network.state_dict().items():
@@ -102,6 +106,13 @@ def test_a_pipeline_is_distilled_written_back_and_loaded_again(case, pipeline, p
 
 def _some_weight(network):
     return torch.cat([tensor.flatten() for tensor in network.state_dict().values()])
+
+
+def test_what_came_from_no_pipeline_does_not_go_back(tmp_path):
+    reading = Reading(process=FlowProcess(), prediction="velocity", drawing=Ode())
+    own = Sampler.fresh(PointMLP(width=8, depth=1), Samples.of("ring"), reading, rng())
+    with pytest.raises(AttarError, match="out of no pipeline"):
+        save_pipeline(own, tmp_path / "written")
 
 
 def test_what_a_pipeline_cannot_see_or_find_is_said(pipeline, tiny_images, tmp_path):
