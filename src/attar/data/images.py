@@ -108,7 +108,7 @@ class Images:
         """Bring any pixels in [0, 1], `[n, C, H, W]`, into the space that networks see; differentiable."""
         if self.whitening:
             return self.whitening.transform(x)
-        return (x - _per_channel(self.mean)) / _per_channel(self.std)
+        return (x - _per_channel(self.mean).to(x.device)) / _per_channel(self.std).to(x.device)
 
     def denormalise(self, x: Tensor) -> Tensor:
         """Undo `normalise`. Not clamped: distilled pixels may leave [0, 1], and it is for viewers to clamp them."""

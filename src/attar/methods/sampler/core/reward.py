@@ -115,11 +115,12 @@ class PosteriorReward(Reward):
 
     def fits(self, x: Tensor, which: Tensor) -> Tensor:
         """Return log p(class | point) `[n]`."""
-        clean, flow = torch.zeros((), dtype=torch.float64), Flow()
-        of_class = self.mixture.log_density(x.double(), clean, flow, which)
-        share = self.mixture.log_weights(len(x), None)  # p(class | x) ∝ p(class) p(x | class)
-        own = torch.where(self.mixture.labels == which[:, None], share, -torch.inf).logsumexp(1)
-        return (of_class + own - self.mixture.log_density(x.double(), clean, flow)).to(x.dtype)
+        mixture, clean, flow = self.mixture, torch.zeros((), dtype=torch.float64), Flow()
+        points, which = x.double().to(mixture.means.device), which.to(mixture.means.device)
+        of_class = mixture.log_density(points, clean, flow, which)
+        share = mixture.log_weights(len(x), None)  # p(class | x) ∝ p(class) p(x | class)
+        own = torch.where(mixture.labels == which[:, None], share, -torch.inf).logsumexp(1)
+        return (of_class + own - mixture.log_density(points, clean, flow)).to(x)
 
 
 class Written(Reward):
@@ -190,10 +191,11 @@ def reward_of(run: Run, data: Samples, given: GivenReward | None = None, judging
         return PosteriorReward(data)
     if not isinstance(data, ImageSamples):
         raise DataError(f"{data.source} has no pictures for a network to look at; hand over a function as reward")
-    if isinstance(value, DualStudent):
-        return AgreementReward(value, data)
     if value is None:
         value = run.stage("judge", judging or judging_of(data), data=data.images)
+    value.module.to(run.device)
+    if isinstance(value, DualStudent):
+        return AgreementReward(value, data)
     of, images = (value.channels, value.size, value.classes), data.images
     if of != (images.channels, images.size, tuple(images.classes)):
         raise DataError(
