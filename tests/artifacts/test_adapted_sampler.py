@@ -111,6 +111,17 @@ def test_a_base_that_is_gone_or_another_one_now_is_told(base, tmp_path):
         load(tmp_path / "made")
 
 
+def test_a_file_that_names_itself_as_its_base_is_refused(base, tmp_path):
+    plain = base()
+    plain.save(tmp_path / "base")
+    made = with_lora(plain)
+    made.save(tmp_path / "made")
+    plain.folder = tmp_path / "made"
+    made.save(tmp_path / "made")
+    with pytest.raises(DamagedFile, match="names itself as its base"):
+        load(tmp_path / "made")
+
+
 def test_merged_it_needs_no_adapter(base, tmp_path):
     made = with_lora(base(), extras=Extras(guidance=True), guided="embedded", guidance=2.0)
     merged = made.merged()

@@ -181,6 +181,7 @@ def _base(known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sampler:
         return Sampler.rebuild(known["about"], held)
     folder = Path(known["folder"])
     try:
+        _refuse_circle(folder)
         base = load(folder)
     except AttarError as error:
         raise DamagedFile(
@@ -190,3 +191,19 @@ def _base(known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sampler:
     if not isinstance(base, Sampler) or base.fingerprint != known["fingerprint"]:
         raise DamagedFile(f"these adapters belong to a sampler that was in {folder}, and another one lies there now")
     return base
+
+
+def _refuse_circle(folder: Path) -> None:
+    """Refuse a base whose own base, or the base of that, is itself.
+
+    Raises:
+        DamagedFile: it is.
+    """
+    seen: set[Path] = set()
+    while folder not in seen:
+        seen.add(folder)
+        below = files.mapping(files.read_object(folder / "artifact.json"), "base").get("folder")
+        if not isinstance(below, str):
+            return
+        folder = Path(below)
+    raise DamagedFile(f"{folder} names itself as its base")
