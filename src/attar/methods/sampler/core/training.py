@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -61,8 +61,9 @@ class SamplerTraining:
 
 def trained(learner: Learner) -> nn.Module:
     """Return the module that comes out: the average of the weights, where one is kept."""
-    module: nn.Module = learner.ema.get(EVALUATED, learner.module)
-    return module.eval()
+    module: Any = learner.ema.get(EVALUATED, learner.module)
+    made: nn.Module = module.eval()
+    return made
 
 
 def begin_again(learner: Learner) -> dict[str, Tensor]:
