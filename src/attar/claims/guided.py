@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attar.artifacts.couplings import Couplings
 
 CLASSES, EACH = 4, 3  # modes of one class do not stand side by side, so that guidance bends what is a line otherwise
+SPREAD = 0.4  # neighbours overlap: where they stand apart guidance hardly moves where a trajectory ends
 
 
 class GuidedClaim(SamplerClaim):
@@ -67,7 +68,7 @@ class GuidedClaim(SamplerClaim):
 
 def classes_of_several_modes() -> PointSamples:
     """Return the points: twelve equal Gaussians on a circle, classes 0 to 3 in turn."""
-    ring = Mixture.ring(CLASSES * EACH, std=0.15)
+    ring = Mixture.ring(CLASSES * EACH, std=SPREAD)
     return PointSamples(dataclasses.replace(ring, labels=torch.arange(CLASSES * EACH) % CLASSES), source="ring, 4 × 3")
 
 
