@@ -117,7 +117,7 @@ class Adversary:
         if known is None:
             raise RecipeError(
                 "a discriminator reads the blocks of the teacher's network, and this teacher is none: take a run of "
-                "diffusion as teacher, or put the adversarial weight to 0"
+                "diffusion as teacher, or put the adversarial weight (of hyper-sd: fooling) to 0"
             )
         features = Features(known, self.depths)
         x = torch.zeros(1, *known.shape, device=lesson.run.device)
