@@ -84,7 +84,7 @@ class Teacher:
         Raises:
             RecipeError: a teacher without a null condition.
         """
-        if not isinstance(scale, Tensor) and scale == 1.0:
+        if bool((torch.as_tensor(scale) == 1).all()):
             return self.view
         return Guided(self.view, self.null, scale, "g")
 
