@@ -172,6 +172,21 @@ def test_one_step_matches_the_anchors_law_and_the_teachers_ends(open_run, begun)
         assert by_teacher["score"].item() < moved["score"].item()
 
 
+def test_one_step_asks_a_teacher_of_unconditional_points(open_run):
+    data = Samples.of("checkerboard")
+    teaching = {"net": {"kind": "mlp", "width": 8, "depth": 1}, "train": {"steps": 2, "batch": 6}}
+    sizes = {
+        **TINY,
+        "fooling": (0.0,) * 4,
+        "feedback_steps": 0,
+        "real": "teacher",
+        "teaching": {**teaching, "process": "flow"},
+    }
+    with open_run() as run:
+        sampler = build(HyperSD, {k: v for k, v in sizes.items() if k != "teaching.process"})(run, data=data)
+    assert sampler(3).isfinite().all()
+
+
 def test_without_pairs_feedback_or_one_step_nothing_else_is_made(open_run, begun):
     with open_run() as run:
         _, lesson, _ = begun(run, **{k: ALONE[k] for k in ("fooling", "feedback_steps", "one_step_steps")})
