@@ -6,20 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from attar.artifacts.drawing import grid_of
-from attar.artifacts.sampler import Sampler
 from attar.claims.claim import Contrast, Trial
 from attar.claims.samplers import QUICK_SAMPLES, Bed, SamplerClaim, Unlabelled
-from attar.diffusion import euler, integrate
 from attar.methods.sampler.core.coupling import Coupling
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.instaflow import InstaFlow
 from attar.methods.sampler.progressive import Progressive
-from attar.metrics.generative import straightness
 from attar.run import Run
+from attar.train.generation import Asked, straightness
 
 PAIRS, SOLVER_STEPS = 16_384, 16  # of a set; heun asks twice in a step
 ROUNDS = 5  # of progressive distillation, from 32 steps to one
@@ -77,7 +71,10 @@ class InstaFlowClaim(SamplerClaim):
         made = self.student(run, method, bed, teacher, seed=seed, calls=asked / examples)
         found = self.judge(run, bed, made)
         if name != "reflow, distil":
-            found["straightness"] = self.bend(run, made if name == "reflow" else teacher)
+            whose, asked_of = made if name == "reflow" else teacher, Asked.of(bed.data, self.samples(bed), run.seed)
+            bend = straightness(whose, asked_of, 32)
+            assert bend is not None  # both follow an ODE of flow matching
+            found["straightness"] = bend
         return found
 
     def recipe(self, name: str, trial: Trial) -> InstaFlow:
@@ -95,13 +92,3 @@ class InstaFlowClaim(SamplerClaim):
             steps=1,
             **plain,
         )
-
-    def bend(self, run: Run, sampler: Sampler) -> float:
-        """Return how far a sampler's ways are from straight, 0 where they are."""
-        count = QUICK_SAMPLES if self.quick else 2048
-        noise = torch.randn(count, *sampler.shape, generator=run.rng("ways"))
-        states: list[Tensor] = [noise]
-        times = grid_of(sampler.denoiser.process, 64)
-        with torch.no_grad():
-            integrate(sampler.denoiser, noise, times, step=euler, callback=lambda _, state: states.append(state))
-        return straightness(torch.stack(states), times)

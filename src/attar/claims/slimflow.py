@@ -17,8 +17,8 @@ from attar.spec import method
 STUDENT = ResidualMLP(width=80, blocks=2)  # a twelfth of the teacher's parameters
 SOLVER_STEPS, PAIRS, FEW = 16, 8192, 2048
 PRIMARY = Contrast(
-    method="annealing", baseline="reflow", metric="frechet_1", scale="log-ratio", higher_is_better=False,
-    at="one Euler step, 4,000 updates of 128", worst=1e4,
+    method="annealing", baseline="reflow", metric="endpoint_error_1", scale="log-ratio", higher_is_better=False,
+    at="one Euler step, 4,000 updates of 128", worst=1.0,
 )  # fmt: skip
 
 
@@ -37,8 +37,10 @@ class SlimFlowClaim(SamplerClaim):
     """Annealing reflow of a network a twelfth of its teacher's size, from fresh weights, on digits.
 
     It has to beat reflow on the pairs from the first step on, and a flow that is learned first and straightened then,
-    at as many updates on the same pairs; curve, share of annealing and learning rates are chosen on tuning seeds.
-    Secondary: eight steps, and what guidance by the small flow adds to distillation where few pairs are stored.
+    at as many updates on the same pairs; the share of annealing and learning rates are chosen on tuning seeds. Measured
+    is the error to where the teacher leads noise that nobody has seen: a distance to digits lies under five times its
+    own floor. Secondary: that distance, eight steps, and what guidance by the small flow adds to distillation where few
+    pairs are stored.
     """
 
     id = "slimflow"
@@ -47,7 +49,8 @@ class SlimFlowClaim(SamplerClaim):
     origin = "the card's 10 to 30 % lower distance; the mismatch may be none at this size"
     primary = (PRIMARY, dataclasses.replace(PRIMARY, baseline="flow, then reflow"))
     secondary = (
-        dataclasses.replace(PRIMARY, metric="frechet_8", at="eight Euler steps"),
+        dataclasses.replace(PRIMARY, metric="endpoint_error_8", at="eight Euler steps"),
+        dataclasses.replace(PRIMARY, metric="frechet_1", worst=1e4),
         dataclasses.replace(PRIMARY, method="guided", baseline="pairs", at="distilled, 2,048 pairs stored"),
     )
     expects = 0.2
@@ -79,7 +82,8 @@ class SlimFlowClaim(SamplerClaim):
         examples = sum(phase.steps for phase in method.phases()) * method.train.batch
         passes = (2.0, 1.0) if name == "guided" else (0.0, 0.0)
         made = self.student(run, method, bed, teacher, seed=seed, calls=asked / examples, passes=passes)
-        return self.judge(run, bed, made, (1,) if method.distil_steps else (1, 8))
+        steps = (1,) if method.distil_steps else (1, 8)
+        return self.judge(run, bed, made, steps) | self.deviation(made, self.references(run, bed, teacher), steps)
 
     def recipe(self, name: str, trial: Trial) -> SlimFlow:
         """Return what an arm trains with."""

@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from attar.artifacts.drawing import Ode, grid_of
+from attar.artifacts.drawing import Ode, Signal, grid_of
 from attar.artifacts.sampler import Sampler
 from attar.data import Images
 from attar.data.checkerboard import Checkerboard
@@ -226,7 +226,8 @@ class Arm:
 
 def arms_of(sampler: Sampler, teacher: Sampler | None, protocol: Generation, guidance: float | None) -> list[Arm]:
     """Return the arms: the sampler in each number of steps, its own included, and its teacher."""
-    counts = sorted({*protocol.steps, sampler.steps})
+    one = isinstance(sampler.reading.drawing, Signal)  # which draws in one step, whatever it is asked
+    counts = [1] if one else sorted({*protocol.steps, sampler.steps})
     if counts[0] < 1:
         raise RecipeError(f"a sampler draws in at least one step; got steps={counts[0]}")
     arms = [Arm(f"{count} step{'s' * (count > 1)}", sampler, count) for count in counts]

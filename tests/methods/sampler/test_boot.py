@@ -17,6 +17,7 @@ from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.nets.denoiser_specs import DiffusersNet
 from attar.spec import build
+from attar.train.generation import Generation, arms_of
 
 TRAIN = SamplerTraining(batch=128)
 PHASE = Phase("distil", 3)
@@ -229,3 +230,4 @@ def test_a_network_of_diffusers_is_distilled_saved_and_loaded(open_run, pictures
     again = load(made.save(tmp_path / "student"))
     torch.testing.assert_close(again(2, steps=1), made(2, steps=1))
     assert made.steps == 1
+    assert [arm.steps for arm in arms_of(made, None, Generation(), None)] == [1]  # 2 and 4 would be the same samples
