@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attar import files, ledger, recipes
+from attar import files, ledger, recipes, run_folders
 from attar.errors import AttarError, DamagedFile, RecipeError, did_you_mean
 
-PIPELINE = "pipeline"  # what a sampler of a network of diffusers is exported as
-_BENCHES = {"kd": "attar.claims.bench:ObjectiveBench"}
+PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
+_BENCHES = {
+    "kd": "attar.claims.bench:ObjectiveBench",
+    "samplers": "attar.claims.bench_samplers:SamplerBench",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,19 +152,7 @@ def compare(folders: Iterable[str | Path], out: str | Path | None = None) -> dic
         AttarError: no run at all, or for a page fewer than two; or `out` is a file of another kind.
     """
     folders = list(folders)
-    rows = []
-    for folder in map(Path, folders):
-        recipe, judged = _recipe(folder), _read(folder, "evaluation.json", {})
-        record = _read(folder, "run.json", {})
-        flat = _flat({key: recipe[key] for key in ("id", "version", "seed")} | recipe["inputs"] | recipe["fields"])
-        numbers = {"state": record.get("state"), "seconds": record.get("seconds"), **_own_numbers(judged)}
-        rows.append((flat, {"folder": str(folder), **numbers}))
-    if not rows:
-        raise AttarError("compare needs at least one run folder")
-    keys = dict.fromkeys(key for flat, _ in rows for key in flat)
-    differing = [key for key in keys if len({repr(flat.get(key)) for flat, _ in rows}) > 1]
-    told: dict[str, Any] = {"differs": differing}
-    told["runs"] = [{**row, **{key: flat.get(key) for key in differing}} for flat, row in rows]
+    told = run_folders.differences(folders)
     if out is not None:
         from attar.report import write_comparison
 
@@ -172,8 +163,8 @@ def compare(folders: Iterable[str | Path], out: str | Path | None = None) -> dic
 def export(folder: str | Path, to: str, out: str | Path) -> Path:
     """Write a run's artifact as `parquet`, `imagefolder` or `npz` (images), or as `onnx` or `torch` (networks).
 
-    A sampler distilled from a pipeline of diffusers is written as a `pipeline`, which diffusers loads. A student that
-    lies in its run's folder takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
+    A sampler distilled from a pipeline of diffusers is written as a `pipeline`, which diffusers loads, or its low-rank
+    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads. A student that lies in its run's folder takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
 
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
@@ -181,14 +172,14 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     from attar.artifacts import Student, deployed
     from attar.artifacts import export as formats
 
-    known = [*formats.FORMATS, *deployed.RUNTIMES, PIPELINE]
+    known = [*formats.FORMATS, *deployed.RUNTIMES, PIPELINE, LORA]
     if to not in known:
         raise RecipeError(f"unknown format '{to}'{did_you_mean(to, known)} Known: {', '.join(known)}")
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
-    if to == PIPELINE:
-        return _as_pipeline(folder, out)
+    if to in (PIPELINE, LORA):
+        return _for_diffusers(folder, to, out)
     artifact, splits = _artifact(folder, None)
     if to in deployed.RUNTIMES:
         if not isinstance(artifact, Student):
@@ -197,15 +188,20 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     return formats.export(artifact, to, out, splits.train if splits is not None else None)
 
 
-def _as_pipeline(folder: str | Path, out: Path) -> Path:
-    """Write a sampler as the pipeline that its network was taken out of."""
+def _for_diffusers(folder: str | Path, to: str, out: Path) -> Path:
+    """Write a sampler as the pipeline that its network was taken out of, or the low-rank updates of that network."""
     from attar.artifacts import load
+    from attar.artifacts.adapted import AdaptedSampler
     from attar.artifacts.sampler import Sampler
     from attar.methods.sampler.core.pipeline import save_pipeline
 
     artifact = load(folder)
     if not isinstance(artifact, Sampler):
         raise AttarError(f"a {artifact.kind} is no sampler, and only samplers go back into a pipeline")
+    if to == LORA:
+        if not isinstance(artifact, AdaptedSampler):
+            raise AttarError("this sampler has no low-rank updates: train it with lora.rank=4, or export it as a pipeline")
+        return artifact.save_lora(out).parent
     return save_pipeline(artifact, out)
 
 
@@ -219,7 +215,8 @@ def claim(
 
 
 def bench(name: str, *, seeds: int | None = None, data: str | None = None, quick: bool = False) -> dict[str, Any]:
-    """Rank everything that does one job on one rig at one budget, each tuned alike: `kd` ranks the objectives.
+    """Rank everything that does one job on one rig at one budget, each tuned alike: `kd` ranks objectives, `samplers`
+    ways to few steps.
 
     Args:
         name: the bench.
@@ -254,7 +251,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     join(str(recipe.plan.get("device", "cpu")))
     folder = recipe.folder
     _check_folder(folder, recipe)
-    record = _read(folder, "run.json", {})
+    record = run_folders.read(folder, "run.json", {})
     if record.get("state") == "finished":
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
         if not (folder / "report.html").exists():
@@ -281,7 +278,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             artifact = execute(live, recipe.method, resolved)
             with signals.deferred():  # the template engine takes an exception inside of it for an error of the template
                 live.first(lambda: _report(folder, splits))
-            record = _read(folder, "run.json")
+            record = run_folders.read(folder, "run.json")
     except AttarError:
         if missing:
             _remove(missing)
@@ -345,7 +342,7 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
         return
     if not folder.is_dir():
         raise AttarError(f"{folder} is a file; choose another folder with out=FOLDER")
-    there = _read(folder, "recipe.json", None)
+    there = run_folders.read(folder, "recipe.json", None)
     if there is None:
         if not all(_is_beginning(item) for item in folder.iterdir()):
             raise AttarError(f"{folder} exists and is no run folder; choose another with out=FOLDER")
@@ -358,7 +355,7 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
             f"{folder} was made with version {there.get('version')} of '{recipe.id}', and this is version "
             f"{mine['version']}, whose numbers differ; choose another folder with out=FOLDER"
         )
-    old, new = _flat(there), _flat(mine)
+    old, new = run_folders.flat(there), run_folders.flat(mine)
     differing = [key for key in new if key in old and old[key] != new[key]]
     detail = f" ({differing[0]}: {old[differing[0]]!r} there, {new[differing[0]]!r} now)" if differing else ""
     raise RecipeError(f"{folder} holds a run of another recipe{detail}; choose another folder with out=FOLDER")
@@ -384,7 +381,7 @@ def _trained_on(folder: Path) -> Any:
     """Return the training images that a run's recipe names, if there is one that does."""
     from attar import data as sources
 
-    recipe = _read(folder, "recipe.json", {})
+    recipe = run_folders.read(folder, "recipe.json", {})
     named = (recipe.get("inputs") or {}).get("data")
     return sources.resolve(named).train if isinstance(named, str) else None
 
@@ -393,52 +390,7 @@ def _report(folder: Path, data: Any) -> None:
     """Write the artifact's card and the page of the run."""
     from attar.report import card_text, write_report
 
-    about = _read(folder / "artifact", "artifact.json")
-    text = card_text(about, _read(folder, "recipe.json"), _read(folder, "evaluation.json", None))
+    about = run_folders.read(folder / "artifact", "artifact.json")
+    text = card_text(about, run_folders.read(folder, "recipe.json"), run_folders.read(folder, "evaluation.json", None))
     files.write_text(folder / "artifact" / "README.md", text)
     write_report(folder, data)
-
-
-def _recipe(folder: Path) -> dict[str, Any]:
-    """Return the recipe of a run.
-
-    Raises:
-        AttarError: the folder is no run's, or what it says is no recipe.
-    """
-    recipe: dict[str, Any] = _read(folder, "recipe.json")
-    missing = [key for key in ("id", "version", "seed") if key not in recipe]
-    missing += [key for key in ("inputs", "fields") if not isinstance(recipe.get(key), dict)]
-    if missing:
-        raise DamagedFile(f"{folder / 'recipe.json'} is no recipe of a run: it has no {missing[0]}")
-    return recipe
-
-
-def _own_numbers(judged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return accuracy and size of what was made, from an evaluation; nothing where there are none.
-
-    Of a sampler: what its fewest steps came to.
-    """
-    arms, measures = judged.get("arms"), ("accuracy", "accuracy_std", "images", "bytes")
-    if judged.get("kind") == "sampler":
-        measures = ("steps", "frechet", "sliced_wasserstein", "coverage")
-    for arm in arms if isinstance(arms, list) else []:
-        if isinstance(arm, Mapping) and arm.get("name") not in ("random", "full"):
-            told = {key: arm.get(key) for key in measures}
-            return {key: value for key, value in told.items() if isinstance(value, int | float)}
-    return {}
-
-
-def _read(folder: Path, name: str, *default: Any) -> Any:
-    path = folder / name
-    if not path.exists():
-        if default:
-            return default[0]
-        raise AttarError(f"{folder} is no run folder (it has no {name}); 'attar run' makes them")
-    return files.read_object(path)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

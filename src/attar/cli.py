@@ -128,7 +128,7 @@ def claim(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="kd: the objectives of model distillation.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="kd: objectives; samplers: ways to few steps.")],
     *,
     seeds: Annotated[int | None, typer.Option(min=2, help="Number of seeds.", show_default="the bench's")] = None,
     data: Annotated[str | None, typer.Option(help="Other data.", show_default="the bench's")] = None,
@@ -227,7 +227,11 @@ def compare(
 def export(
     folder: Folder,
     to: Annotated[
-        str, typer.Option(help="Images: parquet, imagefolder, npz. Networks: onnx, torch.", show_default=False)
+        str,
+        typer.Option(
+            help="Images: parquet, imagefolder, npz. Networks: onnx, torch. Samplers: pipeline, lora.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Where to write.", show_default=False)],
     as_json: Json = False,

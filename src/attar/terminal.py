@@ -194,25 +194,38 @@ def show_claim(result: Mapping[str, Any]) -> None:
 
 
 def show_bench(result: Mapping[str, Any]) -> None:
-    """Print the arms of a bench, the best first: mean, and differences to labels alone, to KD and to the best."""
+    """Print the arms of a bench, the best first: means, and differences to its two references and to the best."""
     out = console()
     if result["quick"]:
-        out.print(table(("arm", "accuracy"), [(row["arm"], row.get("accuracy")) for row in result["arms"]]))
+        metric = next(name for name in ("accuracy", "frechet_1") if name in result["arms"][0])
+        out.print(table(("arm", metric), [(row["arm"], row.get(metric)) for row in result["arms"]]))
         out.print("The quick form: every arm ran, nothing is ranked.")
         return
-    names = {"gain": "over labels alone", "over_kd": "over KD", "behind": "to the best"}
+    metrics, references = result["metrics"], result["references"]
+    names = {"gain": f"over {references['gain']}", "over_kd": f"over {references['over_kd']}", "behind": "to the best"}
     rows = [
         (
             row["arm"],
-            f"{100 * row['accuracy']:.1f} % [{100 * row['interval'][0]:.1f}, {100 * row['interval'][1]:.1f}]",
+            _with_interval(row, metrics[0], "interval"),
+            *(_with_interval(row, name, f"{name}_interval") for name in metrics[1:]),
             *(effect({"effect": row.get(key), "interval": row.get(f"{key}_interval")}) for key in names),
             " ".join(f"{key}={as_text(value)}" for key, value in row["trial"].items()),
         )
         for row in result["arms"]
     ]
-    columns = ("arm", "accuracy", *names.values(), "tuned")
-    out.print(table(columns, rows, right=columns[1:5], title=f"{result['title']}, {result['seeds']} seeds"))
+    columns = ("arm", *metrics, *names.values(), "tuned")
+    out.print(table(columns, rows, right=columns[1:-1], title=f"{result['title']}, {result['seeds']} seeds"))
     out.print("95 % intervals of one comparison each: of twenty, about one misses.")
+
+
+def _with_interval(row: Mapping[str, Any], metric: str, interval: str) -> str:
+    """Return a mean with its interval; accuracies in per cent."""
+    if row.get(metric) is None:
+        return ""
+    low, high = row[interval]
+    if metric.startswith("accuracy"):
+        return f"{100 * row[metric]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{row[metric]:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _arm(arm: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -87,7 +87,7 @@ def rank(
     folder: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Tune every arm alike, run the seeds, and return the arms in the order of their mean accuracy.
+    """Tune every arm alike, run the seeds, and return the arms in the order of the mean of the first contrast's metric.
 
     Each row has the arm's mean with its 95 % t interval, and the paired differences to the first contrast's baseline
     (`gain`), to its method (`over_kd`) and to the best arm (`behind`), each with an interval of that one comparison: of
@@ -137,6 +137,8 @@ def rank(
         "quick": False,
         "source": source,
         "seeds": count,
+        "metrics": [contrast.metric for contrast in measured(cls)],
+        "references": {"gain": cls.contrasts()[0].baseline, "over_kd": cls.contrasts()[0].method},
         "fixed": list(cls.fixed),
         "arms": ranked(cls, outcomes, tuned.chosen),
         "tuning": {"seeds": list(cls.tuning_seeds[: cls.trial_seeds]), "arms": tuned.table, "notes": tuned.notes},
@@ -156,24 +158,43 @@ def ranked(
     """Return a row an arm, the best first; an arm that was lost counts with the metric's worst value."""
     contrast = cls.contrasts()[0]
     metric, worst = contrast.metric, contrast.worst
-    found = {
-        arm: [worst if value is None else value for value in values(some, metric)] for arm, some in outcomes.items()
-    }
+    found = _found(outcomes, contrast)
     means = {arm: statistics.fmean(value for value in some if value is not None) for arm, some in found.items()}
-    order = sorted(means, key=lambda arm: -means[arm])
+    order = sorted(means, key=lambda arm: -means[arm] if contrast.higher_is_better else means[arm])
     references = {"gain": contrast.baseline, "over_kd": contrast.method, "behind": order[0]}
+    further = {other.metric: _found(outcomes, other) for other in measured(cls)[1:]}
     rows = []
     for arm in order:
         row: dict[str, Any] = {"arm": arm, metric: means[arm], "interval": _interval([v or 0.0 for v in found[arm]])}
         for name, reference in references.items():
             if reference != arm and reference is not None:
-                gaps = paired_differences(found[arm], found[reference], worst=worst)
+                gaps = paired_differences(
+                    found[arm], found[reference], scale=contrast.scale, higher_is_better=contrast.higher_is_better,
+                    worst=worst,
+                )  # fmt: skip
                 row[name], row[f"{name}_interval"] = statistics.fmean(gaps), _interval(gaps)
         others = {key for outcome in outcomes[arm] for key in outcome["metrics"]} - {metric}
         row |= {key: _mean(values(outcomes[arm], key)) for key in sorted(others)}
+        row |= {f"{key}_interval": _interval([v or 0.0 for v in some[arm]]) for key, some in further.items()}
         row |= {"lost": sum(outcome["status"] != "finished" for outcome in outcomes[arm]), "trial": dict(chosen[arm])}
         rows.append(row)
     return rows
+
+
+def measured(cls: type[Claim]) -> list[Contrast]:
+    """Return a contrast for each metric that a bench shows with an interval, that which ranks first."""
+    found: dict[str, Contrast] = {}
+    for contrast in (*cls.contrasts(), *cls.secondary):
+        found.setdefault(contrast.metric, contrast)
+    return list(found.values())
+
+
+def _found(outcomes: Mapping[str, Sequence[Outcome]], contrast: Contrast) -> dict[str, list[float | None]]:
+    """Return an arm's values of a contrast's metric, seed by seed, with the worst for those that were lost."""
+    return {
+        arm: [contrast.worst if value is None else value for value in values(some, contrast.metric)]
+        for arm, some in outcomes.items()
+    }
 
 
 def _outcomes(
