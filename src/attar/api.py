@@ -164,7 +164,8 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     """Write a run's artifact as `parquet`, `imagefolder` or `npz` (images), or as `onnx` or `torch` (networks).
 
     A sampler distilled from a pipeline of diffusers is written as a `pipeline`, which diffusers loads, or its low-rank
-    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads. A student that lies in its run's folder takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
+    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads. A student that lies in its run's folder
+    takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
 
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
@@ -200,7 +201,7 @@ def _for_diffusers(folder: str | Path, to: str, out: Path) -> Path:
         raise AttarError(f"a {artifact.kind} is no sampler, and only samplers go back into a pipeline")
     if to == LORA:
         if not isinstance(artifact, AdaptedSampler):
-            raise AttarError("this sampler has no low-rank updates: train it with lora.rank=4, or export it as a pipeline")
+            raise AttarError("this sampler has no low-rank updates: train with lora.rank=4, or export a pipeline")
         return artifact.save_lora(out).parent
     return save_pipeline(artifact, out)
 

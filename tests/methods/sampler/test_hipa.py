@@ -7,13 +7,14 @@ import torch
 from pipelines import saved
 from torch import nn
 
+from attar import api
 from attar.artifacts.adapted import AdaptedSampler
 from attar.artifacts.couplings import Couplings
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data.samples import ImageSamples, PointSamples
 from attar.diffusion import Mixture
 from attar.diffusion.specs import FlowProcess
-from attar.errors import RecipeError
+from attar.errors import AttarError, RecipeError
 from attar.losses.denoising import absolute, squared
 from attar.losses.frequency import edges, high_pass
 from attar.methods.sampler.core.distillation import Lesson
@@ -159,4 +160,10 @@ def test_latents_are_compared_as_the_pictures_that_a_pipeline_makes_of_them(open
         assert all(parameter.grad is not None for parameter in begun.learner.parameters)
     with open_run() as run:
         made = method(run, data=ImageSamples(pixels), teacher=given)
-    assert made.save_lora(tmp_path / "lora").exists()
+    made.save(tmp_path / "made")
+    assert [path.name for path in api.export(tmp_path / "made", "lora", tmp_path / "lora").iterdir()] == [
+        "pytorch_lora_weights.safetensors"
+    ]
+    made.merged().save(tmp_path / "merged")
+    with pytest.raises(AttarError, match=r"lora\.rank=4"):
+        api.export(tmp_path / "merged", "lora", tmp_path / "none")
