@@ -5,18 +5,19 @@ import math
 
 import pytest
 import torch
+from pipelines import saved
 
 from attar.artifacts import load
-from attar.artifacts.sampler import Reading, Sampler
-from attar.data.samples import Samples
+from attar.data.samples import ImageSamples, Samples
 from attar.diffusion import Mixture
 from attar.diffusion.specs import DiscreteProcess, FlowProcess
 from attar.errors import RecipeError
+from attar.methods.sampler.core.perception import Sight
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.instaflow import InstaFlow
 from attar.methods.sampler.rectified_flow import one_step
 from attar.methods.sampler.slimflow import SlimFlow, annealed, guided_target
-from attar.nets.denoiser_specs import DiffusersNet, ResidualMLP
+from attar.nets.denoiser_specs import ResidualMLP
 from attar.spec import build
 
 VP = DiscreteProcess(betas="scaled-linear")
@@ -161,27 +162,27 @@ class TestInstaFlow:
         want = torch.tensor([1.0, -0.5]) + 0.3 * noise
         assert number((made(400, noise=noise) - want).square().mean().sqrt()) < 0.1
 
-    def test_a_text_network_of_diffusers_becomes_one_step_saved_and_loaded(self, open_run, pictures, tmp_path):
-        net = DiffusersNet(
-            cls="UNet2DConditionModel",
-            config={
-                "block_out_channels": [8, 16], "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 4,
-                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "cross_attention_dim": 6,
-                "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-            },
-        )  # fmt: skip
-        pictures.vectors = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-        fields = {**INSTA, "train": {"steps": 1, "batch": 2}, "coupling": {"count": 4, "steps": 2}, "distil_steps": 1}
+    @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+    def test_a_pipeline_becomes_one_step_and_its_latents_are_compared_as_pictures(
+        self, open_run, tiny_images, tmp_path
+    ):
+        pictures = ImageSamples(tiny_images(classes=2, channels=1, size=16, each=6))
+        given = GivenTeacher.of(f"hf:{saved('SD', tmp_path)}")
+        sizes = {"count": 4, "steps": 2}
+        fields = {
+            "train": {"steps": 1, "batch": 2}, "coupling": sizes, "own_coupling": sizes, "distil_steps": 1,
+            "perceptual_steps": 1, "perceptual": SMALL_JUDGE,
+        }  # fmt: skip
         with open_run() as run:
-            teacher = Sampler.fresh(net, pictures, Reading(process=VP, prediction="eps"), run.rng("teacher"))
-            made = build(InstaFlow, fields | {"own_coupling": {"count": 4, "steps": 2}})(
-                run, data=pictures, teacher=GivenTeacher(teacher)
-            )
+            made = build(InstaFlow, fields)(run, data=pictures, teacher=given)
+        x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(Sight.of(pictures, given)(x), given.given.pixels(x).mean(1, keepdim=True))
         again = load(made.save(tmp_path / "student"))
         labels = []
-        again.module.register_forward_pre_hook(lambda _, given: labels.append(float(given[1][0])))
-        drawn = again(2, ["class 0", "class 2"])
-        torch.testing.assert_close(drawn, made(2, ["class 0", "class 2"]))
+        again.module.register_forward_pre_hook(lambda _, shown: labels.append(float(shown[1][0])))
+        drawn = again(2, [0, 1])
+        assert drawn.shape == (2, 4, 8, 8)
+        torch.testing.assert_close(drawn, made(2, [0, 1]))
         assert labels == [1000.0]  # these networks count steps: (1 − i/N) · 1000
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from attar.artifacts.couplings import Couplings
 from attar.artifacts.drawing import Drawing, Multistep
-from attar.data import Images, Samples
+from attar.data import Samples
 from attar.data.samples import ImageSamples
 from attar.diffusion import start
 from attar.errors import RecipeError
@@ -20,8 +18,7 @@ from attar.losses.denoising import absolute, squared
 from attar.losses.frequency import edges, high_pass
 from attar.methods.sampler.core.coupling import Coupling, stored
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
-from attar.methods.sampler.core.perception import Perception
-from attar.methods.sampler.core.pipeline import Pipeline
+from attar.methods.sampler.core.perception import Perception, Sight
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.nets import ConvNet, Net
@@ -30,19 +27,6 @@ from attar.run import Adam, Run
 from attar.spec import method
 from attar.train.network import TrainNetwork
 from attar.train.training import Training
-
-
-@dataclass(frozen=True, eq=False)
-class Sight:
-    """How samples are seen as pictures in [-1, 1] with the channels of the data: latents by a pipeline's decoder."""
-
-    images: Images
-    pipeline: Pipeline | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return pictures `[n, C, H, W]` of samples, with their gradients."""
-        seen = x if self.pipeline is None else self.pipeline.pixels(x)
-        return seen.mean(1, keepdim=True) if self.images.channels == 1 else seen
 
 
 @method
@@ -92,8 +76,7 @@ class HighFrequencyAdaptation(Distillation):
         if not isinstance(data, ImageSamples):
             raise RecipeError(f"high frequencies are those of pictures, and {data.source} holds none")
         lesson = super().begin(run, data, given, **more)
-        pipeline = given.given if given is not None and isinstance(given.given, Pipeline) else None
-        lesson.state = Sight(data.images, pipeline)
+        lesson.state = Sight.of(data, given)
         return lesson
 
     def build(self, lesson: Lesson) -> Any:

@@ -12,7 +12,7 @@ from attar.data import Samples
 from attar.diffusion.specs import DiscreteProcess
 from attar.methods.sampler.core.coupling import Coupling
 from attar.methods.sampler.core.distillation import Lesson, Moment, Phase, Terms
-from attar.methods.sampler.core.perception import Perceptual
+from attar.methods.sampler.core.perception import Perceptual, Sight
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.methods.sampler.diffusion import Diffusion
@@ -28,8 +28,8 @@ class InstaFlow(RectifiedFlow):
     The student begins with the teacher's weights, and what they give is read as the velocity on x_t = (1 − t) x0 + t ε,
     whatever it was before. Reflow on the guided teacher's pairs (ε, condition, x0), a share of conditions dropped:
     L = E ‖v(x_t, t, c) − (ε − x0)‖². Then pairs of its own, by Euler with g of v_u + g (v_c − v_u), and distillation at
-    t = 1 alone: squared errors of ε − v(ε, 1, c), and at last a perceptual distance, of a classifier of the data where
-    the paper takes LPIPS. Samples that are no pictures, such as latents, do without (`perceptual_steps=0`). The paper's
+    t = 1 alone: squared errors of ε − v(ε, 1, c), and at last a perceptual distance of (decoded) pictures, by a
+    classifier of the data where the paper takes LPIPS. Other samples do without (`perceptual_steps=0`). The paper's
     larger student, two U-Nets in a row, is not built.
     """
 
@@ -76,7 +76,8 @@ class InstaFlow(RectifiedFlow):
         """Return a student that is the teacher's network, read as a velocity; a flow that is straightened alone draws
         with guidance."""
         distilled = self.distil_steps or self.perceptual_steps
-        return on_flow(super().begin(run, data, given, **more), guidance=1.0 if distilled else self.own_guidance)
+        lesson = super().begin(run, data, given, sight=Sight.of(data, given), **more)
+        return on_flow(lesson, guidance=1.0 if distilled else self.own_guidance)
 
     def build(self, lesson: Lesson) -> None:
         """Hold the data to what the last phase needs, before the first.

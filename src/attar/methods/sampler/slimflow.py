@@ -15,7 +15,7 @@ from attar.diffusion.view import Condition, View
 from attar.losses.denoising import sample_distance
 from attar.methods.sampler.core.coupling import Coupling
 from attar.methods.sampler.core.distillation import Lesson, Moment, Phase, Terms
-from attar.methods.sampler.core.perception import Perceptual
+from attar.methods.sampler.core.perception import Perceptual, Sight
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import Times
 from attar.methods.sampler.core.training import SamplerTraining
@@ -80,7 +80,7 @@ class SlimFlow(RectifiedFlow):
 
     def begin(self, run: Run, data: Samples, given: GivenTeacher | None, **more: Any) -> Lesson:
         """Return a student that gives the velocity of flow matching, whatever its teacher gives."""
-        return on_flow(super().begin(run, data, given, **more))
+        return on_flow(super().begin(run, data, given, sight=Sight.of(data, given), **more))
 
     def build(self, lesson: Lesson) -> None:
         """Hold the data to what distillation needs, before reflow.
