@@ -27,7 +27,7 @@ from attar.run import Adam, Run
 from attar.train.generation import Asked, drawn
 
 RING = dataclasses.replace(Mixture.ring(), weights=torch.tensor([8, 6, 5, 4, 3, 2, 1.5, 1], dtype=torch.float64))
-UPDATES = 4  # of the fake score for each of the student's
+UPDATES = 2  # of the fake score for each of the student's; the paper takes 4
 ROLLED = 2.5  # predictions of a roll-out, on average
 CONSISTENCY, SCORE = (4.0, 1.0), (ROLLED + 2 + UPDATES * (ROLLED + 1), 1.0 + UPDATES)  # forward and backward passes
 LONGER = (sum(CONSISTENCY) + sum(SCORE)) / sum(CONSISTENCY)  # updates of sCM that cost as much as one of rCM
@@ -43,7 +43,7 @@ class RegularizedConsistencyClaim(SamplerClaim):
 
     `distance` is the mean distance of samples to the next mode's centre, in its deviations (1.25 of true samples);
     `weights` is KL from the modes' true weights to those of the samples. All have as many updates of the student; sCM,
-    which costs a sixth of them, is also given as many passes. λ counts against √2 numbers here, so it is tuned anew.
+    which costs a quarter of them, is also given as many passes. λ counts against √2 numbers here, so it is tuned anew.
     """
 
     id = "rcm"
