@@ -1,0 +1,83 @@
+"""What run folders say: their recipe and numbers, and how several differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attar import files
+from attar.errors import AttarError, DamagedFile
+
+
+def differences(folders: Iterable[str | Path]) -> dict[str, Any]:
+    """Return what differs between the recipes of runs, and their numbers side by side.
+
+    Raises:
+        AttarError: no run at all, or a folder that is none.
+    """
+    rows = []
+    for folder in map(Path, folders):
+        recipe, judged = recipe_of(folder), read(folder, "evaluation.json", {})
+        record = read(folder, "run.json", {})
+        fields = flat({key: recipe[key] for key in ("id", "version", "seed")} | recipe["inputs"] | recipe["fields"])
+        numbers = {"state": record.get("state"), "seconds": record.get("seconds"), **own_numbers(judged)}
+        rows.append((fields, {"folder": str(folder), **numbers}))
+    if not rows:
+        raise AttarError("compare needs at least one run folder")
+    keys = dict.fromkeys(key for fields, _ in rows for key in fields)
+    differing = [key for key in keys if len({repr(fields.get(key)) for fields, _ in rows}) > 1]
+    told: dict[str, Any] = {"differs": differing}
+    told["runs"] = [{**row, **{key: fields.get(key) for key in differing}} for fields, row in rows]
+    return told
+
+
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """Return the recipe of a run.
+
+    Raises:
+        AttarError: the folder is no run's, or what it says is no recipe.
+    """
+    recipe: dict[str, Any] = read(folder, "recipe.json")
+    missing = [key for key in ("id", "version", "seed") if key not in recipe]
+    missing += [key for key in ("inputs", "fields") if not isinstance(recipe.get(key), dict)]
+    if missing:
+        raise DamagedFile(f"{folder / 'recipe.json'} is no recipe of a run: it has no {missing[0]}")
+    return recipe
+
+
+def own_numbers(judged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return accuracy and size of what was made, from an evaluation; nothing where there are none.
+
+    Of a sampler: what its fewest steps came to.
+    """
+    arms, measures = judged.get("arms"), ("accuracy", "accuracy_std", "images", "bytes")
+    if judged.get("kind") == "sampler":
+        measures = ("steps", "frechet", "sliced_wasserstein", "coverage")
+    for arm in arms if isinstance(arms, list) else []:
+        if isinstance(arm, Mapping) and arm.get("name") not in ("random", "full"):
+            told = {key: arm.get(key) for key in measures}
+            return {key: value for key, value in told.items() if isinstance(value, int | float)}
+    return {}
+
+
+def read(folder: Path, name: str, *default: Any) -> Any:
+    """Return a JSON object of a run folder; the default where there is no such file.
+
+    Raises:
+        AttarError: the file is not there, and no default is given.
+    """
+    path = folder / name
+    if not path.exists():
+        if default:
+            return default[0]
+        raise AttarError(f"{folder} is no run folder (it has no {name}); 'attar run' makes them")
+    return files.read_object(path)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a tree of values as one level, names joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
