@@ -49,7 +49,10 @@ class RegularizedConsistencyClaim(SamplerClaim):
     id = "rcm"
     title = "Large Scale Diffusion Distillation via Score-Regularized Continuous-Time Consistency"
     says = "Wan 1.3B, 4 steps: VBench 84.43 with visible diversity, DMD2 84.56; close to the teacher (arXiv 2510.08431)"
-    origin = "the card's expectation; nothing was measured before"
+    origin = (
+        "the card's expectation; a pilot on seed 100 had distances 2.1, 1.9, 3.8 and KL 0.0011, 0.0007, 0.0027 for "
+        "λ 0.1, 0.5, 2; score distillation alone, at one pair of rates, had not arrived: 4.6 and 4.1"
+    )
     primary = (SHARP, TRUE)
     secondary = (
         dataclasses.replace(TRUE, baseline="dmd"),
