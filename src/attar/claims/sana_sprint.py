@@ -47,8 +47,8 @@ class SanaSprintClaim(SamplerClaim):
     title = "SANA-Sprint: One-Step Diffusion with Continuous-Time Consistency Distillation"
     says = "1024 px: FID 8.11; 8.93 with consistency alone, 12.20 with the discriminator alone (arXiv 2503.09641)"
     origin = (
-        "the paper's own ablation is 0.10 (log of 8.93 / 8.11), and 0.2 is what would be seen here; a pilot of 1,000 "
-        "updates on seed 100 had 1.11 with the discriminator, at a floor of 0.59"
+        "a pilot of 1,000 updates on seed 100: 1.11 with the discriminator, 1.31 with as many passes of consistency "
+        "alone, at a floor of 0.59; the paper's own ablation is 0.10, the logarithm of 8.93 / 8.11"
     )
     primary = PRIMARY
     secondary = (
@@ -57,7 +57,7 @@ class SanaSprintClaim(SamplerClaim):
         dataclasses.replace(PRIMARY, method="scm", baseline="discrete"),
         dataclasses.replace(PRIMARY, metric="frechet_2", at="two steps"),
     )
-    expects = 0.2
+    expects = 0.17
     delta = 0.1
     seeds = 6
     grids: ClassVar = {

@@ -12,6 +12,7 @@ from attar.diffusion import Flow, Mixture, TrigFlow, transfer_time
 from attar.losses.score import distribution_gap
 from attar.methods.sampler.core.rollout import redrawn
 from attar.methods.sampler.core.teacher import GivenTeacher
+from attar.methods.sampler.diffusion import denoising_loss
 from attar.methods.sampler.rcm import RegularizedConsistency as RCM
 from attar.methods.sampler.scm import ContinuousConsistency as SCM
 from attar.metrics.work import WorkMeter
@@ -144,9 +145,13 @@ def test_stops_are_drawn_for_each_sample_and_capped_by_the_one_before(open_run, 
 def test_every_update_of_the_fake_score_sees_fresh_samples(open_run, pictures, taught, monkeypatch):
     with open_run() as run:
         method, lesson = begun(run, pictures, taught(), warmup=0)
-        fake, shown = lesson.state.fake, []
-        kept = fake._noise
-        monkeypatch.setattr(fake, "_noise", lambda moment, x0, *rest: (shown.append(x0), kept(moment, x0, *rest))[1])
+        shown = []
+
+        def watched(view, batch, t):
+            shown.append(batch.x0)
+            return denoising_loss(view, batch, t)
+
+        monkeypatch.setattr("attar.methods.sampler.core.score.denoising_loss", watched)
         method.after(lesson, moment_of(method, lesson, 0))
         assert len(shown) == 4
         assert all(not torch.equal(a, b) for a, b in itertools.pairwise(shown))

@@ -176,7 +176,7 @@ def test_the_second_step_is_at_1_3_on_trigflow(open_run, pictures, taught):
 def test_a_teacher_in_closed_form_needs_no_steadying_and_has_no_features(open_run):
     data = Samples.of(Mixture.ring())
     net = {"teaching": {"net": PointMLP(width=8, depth=1)}}
-    with open_run() as run, pytest.raises(RecipeError, match="adversarial weight to 0"):
+    with open_run() as run, pytest.raises(RecipeError, match="put the adversarial weight"):
         begun(run, data, GivenTeacher("exact"), **net)
 
 
