@@ -143,7 +143,7 @@ def test_without_noise_and_discriminator_it_is_lcm_with_three_steps(open_run, pi
 
 def test_a_teacher_in_closed_form_has_no_features_to_tell_by(open_run):
     data = PointSamples(Mixture.ring())
-    with open_run() as run, pytest.raises(RecipeError, match="put the adversarial weight .* to 0"):
+    with open_run() as run, pytest.raises(RecipeError, match=r"put the adversarial weight .* to 0"):
         begun(run, data, GivenTeacher("exact"), teaching={"net": PointMLP(width=8, depth=1), "process": VP})
     assert SCott().adversary == Adversary(
         weight=0.4, optimizer={"kind": "adam", "lr": 2e-5, "beta1": 0.0, "beta2": 0.99}
