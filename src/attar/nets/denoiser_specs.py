@@ -14,6 +14,8 @@ from attar.errors import RecipeError
 from attar.spec import kinds, spec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from attar.nets.denoisers import DenoiserNetwork
 
 Shape = tuple[int, ...]
@@ -143,7 +145,7 @@ class DiffusersNet:
     pipeline: str = ""  # what it was taken out of, for whoever puts it back
     time_scale: float = Field(1000.0, gt=0)  # of labels in [0, 1]: these networks count steps
 
-    def build(self, form: Form, extras: Extras) -> DenoiserNetwork:
+    def build(self, form: Form, extras: Extras) -> nn.Module:
         """Return the module for maps `[C, H, W]`; raises RecipeError for other samples."""
         from attar.nets.diffusers_net import DiffusersDenoiser
 
