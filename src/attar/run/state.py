@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+Place = tuple[Any, ...]  # where a tensor lies in memory, and how
 
 
 @runtime_checkable
@@ -68,14 +69,22 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     Raises:
         TypeError: the tree holds something that is neither container, tensor nor JSON value.
     """
+    return _pack(value, tensors, path, {_place(tensor): name for name, tensor in tensors.items() if tensor.numel()})
+
+
+def _pack(value: Any, tensors: dict[str, Tensor], path: str, places: dict[Place, str]) -> Any:
     if isinstance(value, Tensor):
-        return {"$tensor": _store(value, tensors, path)}
+        return {"$tensor": _store(value, tensors, path, places)}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: pack(item, tensors, f"{path}.{key}") for key, item in value.items()}
-        return {"$pairs": [[pack(k, tensors), pack(v, tensors, f"{path}.{k}")] for k, v in value.items()]}
+            return {key: _pack(item, tensors, f"{path}.{key}", places) for key, item in value.items()}
+        return {
+            "$pairs": [
+                [_pack(k, tensors, "", places), _pack(v, tensors, f"{path}.{k}", places)] for k, v in value.items()
+            ]
+        }
     if isinstance(value, tuple | list):
-        items = [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
+        items = [_pack(item, tensors, f"{path}.{i}", places) for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"$tuple": items}
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
@@ -104,19 +113,21 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
-def _store(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> str:
+def _store(tensor: Tensor, tensors: dict[str, Tensor], path: str, places: dict[Place, str]) -> str:
     tensor = tensor.detach()
-    for name, other in tensors.items() if tensor.numel() else ():
-        if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape and _alike(other, tensor):
-            return name
+    if tensor.numel() and (known := places.get(_place(tensor))) is not None:
+        return known
     if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
         tensor = tensor.clone(memory_format=torch.contiguous_format)
     name = path.lstrip(".") or "value"
     while name in tensors:  # a dot in a key makes two paths look alike
         name += "'"
     tensors[name] = tensor
+    if tensor.numel():
+        places[_place(tensor)] = name  # of what is stored, and so lives on: memory of the rest may come again
     return name
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.stride() == b.stride() and a.device == b.device
+def _place(tensor: Tensor) -> Place:
+    """Return what two tensors that are the same memory share."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
