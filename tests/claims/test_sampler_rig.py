@@ -23,23 +23,9 @@ class Digits(SamplerClaim):
     source = quick_source = "digits"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Return one home, so that teachers are trained once."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def rig_run(home, open_run, monkeypatch):
-    """Return a function that opens a run."""
-    torch.set_num_threads(1)
-    monkeypatch.setenv("ATTAR_HOME", str(home))
-    return open_run
-
-
-def test_a_teacher_belongs_to_the_copy_and_its_students_to_the_seed(rig_run):
+def test_a_teacher_belongs_to_the_copy_and_its_students_to_the_seed(open_run):
     claim = SamplerClaim("quick")
-    runs = [rig_run(seed=seed, copy=copy) for seed, copy in ((0, 0), (3, 0), (1, 1))]
+    runs = [open_run(seed=seed, copy=copy) for seed, copy in ((0, 0), (3, 0), (1, 1))]
     teachers = [claim.teacher(run, RING) for run in runs]
     assert teachers[0].fingerprint == teachers[1].fingerprint != teachers[2].fingerprint
     method = Consistency(train=claim.training({}))
@@ -49,12 +35,12 @@ def test_a_teacher_belongs_to_the_copy_and_its_students_to_the_seed(rig_run):
     assert again.fingerprint == students[0].fingerprint
 
 
-def test_what_is_held_out_in_tuning_is_never_the_test_set_and_belongs_to_the_copy(rig_run):
+def test_what_is_held_out_in_tuning_is_never_the_test_set_and_belongs_to_the_copy(open_run):
     def pictures(images):
         return {bytes(image.numpy()) for image in images.pixels}
 
-    whole = Digits("verdict").bed(rig_run())
-    tuning, same, other = (Digits("tuning").bed(rig_run(seed=s, copy=c)) for s, c in ((101, 1), (104, 1), (102, 2)))
+    whole = Digits("verdict").bed(open_run())
+    tuning, same, other = (Digits("tuning").bed(open_run(seed=s, copy=c)) for s, c in ((101, 1), (104, 1), (102, 2)))
     assert tuning.data.fingerprint == same.data.fingerprint != other.data.fingerprint
     learned = pictures(whole.data.images)
     assert pictures(tuning.test) <= learned
@@ -73,15 +59,15 @@ def test_what_is_held_out_in_tuning_is_never_the_test_set_and_belongs_to_the_cop
         ({"neighbour": "noise"}, 0),
     ],
 )
-def test_calls_of_the_teacher_are_counted_as_they_are_made(rig_run, fields, calls):
-    claim, run = SamplerClaim("quick"), rig_run()
+def test_calls_of_the_teacher_are_counted_as_they_are_made(open_run, fields, calls):
+    claim, run = SamplerClaim("quick"), open_run()
     method = build(Consistency, fields)
     method = dataclasses.replace(method, train=claim.training({}))
     teacher = claim.teacher(run, RING)
     claim.meter = type(claim.meter)()
     meter = WorkMeter()
     meter.watch("teacher", teacher.module)
-    with rig_run() as alone, meter:
+    with open_run() as alone, meter:
         method(alone, data=RING.data, teacher=GivenTeacher(teacher))
     examples = method.train.steps * method.train.batch
     assert meter.passes["teacher"].forward == calls * examples == calls_of(method) * examples
@@ -97,9 +83,9 @@ def test_methods_of_other_kinds_must_say_their_calls():
         calls_of(Distillation())
 
 
-def test_the_judge_orders_samplers_and_knows_its_floor(rig_run, monkeypatch):
+def test_the_judge_orders_samplers_and_knows_its_floor(open_run, monkeypatch):
     monkeypatch.setattr(samplers, "POINT_SAMPLES", 1500)
-    claim, run = SamplerClaim("tuning"), rig_run(seed=100)
+    claim, run = SamplerClaim("tuning"), open_run(seed=100)
     found = claim.judge(run, RING, exact_sampler(), (1, 4, 32))
     assert found["sliced_wasserstein_1"] > found["sliced_wasserstein_4"] > found["sliced_wasserstein_32"]
     # classes are balanced on both sides: what is left is 1,500 points' noise of modes 0.1 wide
@@ -111,9 +97,9 @@ def test_the_judge_orders_samplers_and_knows_its_floor(rig_run, monkeypatch):
     assert claim.meter.costs()["evaluations"] == 45
 
 
-def test_distances_to_a_guided_teacher_are_to_its_samples(rig_run, monkeypatch):
+def test_distances_to_a_guided_teacher_are_to_its_samples(open_run, monkeypatch):
     monkeypatch.setattr(samplers, "POINT_SAMPLES", 600)
-    claim, run, teacher = SamplerClaim("tuning"), rig_run(seed=100), exact_sampler()
+    claim, run, teacher = SamplerClaim("tuning"), open_run(seed=100), exact_sampler()
     unguided = claim.references(run, RING, teacher, steps=24)
     guided = claim.references(run, RING, teacher, guidance=3.0, steps=8)
     near = claim.judge(run, RING, teacher, (16,), guidance=3.0, against=guided)
@@ -125,16 +111,16 @@ def test_distances_to_a_guided_teacher_are_to_its_samples(rig_run, monkeypatch):
     assert claim.deviation(teacher, unguided, (1,))["endpoint_error_1"] > 0.08
 
 
-def test_samples_that_are_no_numbers_are_a_divergence(rig_run):
+def test_samples_that_are_no_numbers_are_a_divergence(open_run):
     sampler = exact_sampler()
     sampler.module.view = None
     sampler.module.forward = lambda x, label, condition: x * float("nan")
     with pytest.raises(NonFinite, match="1 steps"):
-        SamplerClaim("quick").judge(rig_run(), RING, sampler)
+        SamplerClaim("quick").judge(open_run(), RING, sampler)
 
 
-def test_pictures_are_compared_in_a_classifier_with_pictures_that_nobody_learned(rig_run):
-    claim, run = Digits("quick"), rig_run(seed=100)
+def test_pictures_are_compared_in_a_classifier_with_pictures_that_nobody_learned(open_run):
+    claim, run = Digits("quick"), open_run(seed=100)
     bed = claim.bed(run)
     teacher = claim.teacher(run, bed)
     found = claim.judge(run, bed, teacher, (1, 2))
@@ -144,14 +130,14 @@ def test_pictures_are_compared_in_a_classifier_with_pictures_that_nobody_learned
     assert claim.judge(run, bed, teacher, (2,), guidance=2.0, against=references)["frechet_2"] >= 0
 
 
-def test_unlabelled_samples_keep_what_they_are_to_themselves(rig_run):
+def test_unlabelled_samples_keep_what_they_are_to_themselves(open_run):
     bed = Bed(Unlabelled(RING.data), None)
     x, condition = bed.data.draw(5, torch.Generator().manual_seed(0))
     assert condition is None
     assert torch.equal(x, RING.data.draw(5, torch.Generator().manual_seed(0))[0])
     assert bed.data.form.labels == 0
     assert bed.data.fingerprint != RING.data.fingerprint
-    claim, run = SamplerClaim("quick"), rig_run(seed=100)
+    claim, run = SamplerClaim("quick"), open_run(seed=100)
     teacher = claim.teacher(run, bed)
     found = claim.judge(run, bed, teacher, (2,), against=claim.references(run, bed, teacher))
     # modes are found, but nobody was asked for one
