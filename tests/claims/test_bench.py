@@ -33,10 +33,10 @@ def fake(job, folder):
     return outcome(job, {"accuracy": accuracy, "nll": 1 - accuracy}, {}, 1.0, "finished")
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+@pytest.fixture
+def home(tmp_path):
+    """Return a home of each test: what one has judged is no other's."""
+    return tmp_path / "home"
 
 
 def test_arms_are_tuned_alike_and_ranked_with_intervals(tmp_path):

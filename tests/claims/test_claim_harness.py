@@ -54,7 +54,6 @@ class Fake:
 def claim(tmp_path, monkeypatch):
     """Check a claim with a fake, results in a fresh folder."""
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ATTAR_PROGRESS", "off")
 
     def call(fake, cls=Toy, **more):
         said = []

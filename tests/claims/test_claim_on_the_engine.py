@@ -71,7 +71,6 @@ class Slow(MoreImages):
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ATTAR_PROGRESS", "off")
     MoreImages.seen.clear()
 
 

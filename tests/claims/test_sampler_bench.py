@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from attar import api, terminal
 from attar.claims.bench import rank
@@ -30,11 +29,10 @@ def fake(job, folder):
     return outcome(job, {**found, "accuracy_1": 0.5}, {}, 1.0, "finished")
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    torch.set_num_threads(1)
-    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+@pytest.fixture
+def home(tmp_path):
+    """Return a home of each test: what one has judged is no other's."""
+    return tmp_path / "home"
 
 
 def test_the_nearest_ranks_first_and_differences_are_logarithms(tmp_path, capsys):
