@@ -77,14 +77,14 @@ def spoil_a_loss(value: float, nth: int, mark: Path) -> None:
     calls = itertools.count()
     backward = Run.backward
 
-    def spoiled(run: Run, loss: Any, *learners: Any) -> None:
+    def spoiled(run: Run, loss: Any, *learners: Any, **more: Any) -> None:
         if next(calls) == nth and learners[0].on_nonfinite == "raise":
             terms = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
             name = next(iter(terms))
             terms[name] = terms[name] + value
             mark.write_text(json.dumps({"loop": run.loop_name, "step": run.step, "term": name}))
             loss = terms if isinstance(loss, Mapping) else terms[name]
-        backward(run, loss, *learners)
+        backward(run, loss, *learners, **more)
 
     Run.backward = spoiled
 
