@@ -13,7 +13,7 @@ import torch
 from attar import nets
 from attar.artifacts import DistilledSet, Selection, Student, fingerprint_of, load
 from attar.data import ZCA
-from attar.errors import AttarError, DamagedFile
+from attar.errors import AttarError, DamagedFile, Interrupted
 from attar.nets import ConvNet
 
 
@@ -221,3 +221,14 @@ def test_paths_in_an_artifact_lead_nowhere(tiny_images, tmp_path):
     rewrite(folder, tensors={"file": "../outside.safetensors", "path": str(tmp_path / "outside.safetensors")})
     with pytest.raises(DamagedFile, match=r"set/tensors\.safetensors is missing"):
         load(folder)
+
+
+def test_a_signal_while_an_artifact_is_rebuilt_is_no_damage(tmp_path, monkeypatch):
+    Selection(torch.tensor([1, 2]), "of", "digits").save(tmp_path / "kept")
+
+    def interrupted(*given):
+        raise Interrupted("stopped", 2)
+
+    monkeypatch.setattr(Selection, "rebuild", interrupted)
+    with pytest.raises(Interrupted):
+        load(tmp_path / "kept")

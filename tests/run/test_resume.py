@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from toy import Toy
 
+from attar import files
 from attar.errors import DamagedFile
 from attar.run import SGD, AdamW, Decay, log
+from attar.run.checkpoint import Checkpoints, Place
 
 
 class Killed(BaseException):
@@ -285,3 +289,37 @@ def test_tensors_that_do_not_read_are_damage(tmp_path):
         load_tensors(tmp_path / "x.safetensors")
     with pytest.raises(DamagedFile):
         load_tensors(tmp_path / "missing.safetensors")
+
+
+def test_an_older_manifest_does_not_count_with_newer_tensors(tmp_path, monkeypatch):
+    place, state = Place(1, 3, False), {"x": {"value": torch.ones(2)}}
+    Checkpoints(tmp_path, "recipe").save("loop", place, state, log_bytes=200)
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])  # so the run goes back, and comes to this place with another log
+    written = files.save_tensors
+
+    def killed_behind(*given):
+        written(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "save_tensors", killed_behind)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoints(tmp_path, "recipe").save("loop", place, state, log_bytes=199)
+    assert Checkpoints(tmp_path, "recipe").furthest() is None
+
+
+def test_a_signal_while_tensors_are_read_waits_until_they_are(tmp_path, monkeypatch):
+    files.save_tensors(tmp_path / "x.safetensors", {"x": torch.ones(2)})
+    read, seen = safetensors.torch.load_file, []
+
+    def interrupted(path):
+        signal.raise_signal(signal.SIGINT)
+        seen.append(read(path))
+        return seen[-1]
+
+    monkeypatch.setattr(safetensors.torch, "load_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.load_tensors(tmp_path / "x.safetensors")
+    assert len(seen) == 1
+    with pytest.raises(KeyboardInterrupt):  # the handler stands where it was
+        signal.raise_signal(signal.SIGINT)

@@ -78,6 +78,8 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         tree = pack(state, tensors)
         path = self.folder / f"{_safe(loop)}-{place.step:08d}{'-end' if place.finished else ''}.safetensors"
+        # an older manifest of this place would count again with these tensors, and tell the length of an older log
+        path.with_suffix(".json").unlink(missing_ok=True)
         size, checksum = files.save_tensors(path, tensors)
         manifest = {
             "format": FORMAT,
