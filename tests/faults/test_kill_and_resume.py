@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import killablefrom pathlib import Path
-
+import killable
 import pytest
 
 import tiny
