@@ -344,11 +344,11 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
     if not folder.is_dir():
         raise AttarError(f"{folder} is a file; choose another folder with out=FOLDER")
     there = run_folders.read(folder, "recipe.json", None)
-    if there is None:
-        if not all(_is_beginning(item) for item in folder.iterdir()):
+    if there is None and not all(_is_beginning(item) for item in folder.iterdir()):
+        there = run_folders.read(folder, "recipe.json", None)  # another process may just have written it
+        if there is None:
             raise AttarError(f"{folder} exists and is no run folder; choose another with out=FOLDER")
-        return
-    if there.get("hash") == recipe.hash:
+    if there is None or there.get("hash") == recipe.hash:
         return
     mine = recipe.to_json()
     if there.get("id") == recipe.id and there.get("version") != mine["version"]:

@@ -108,7 +108,7 @@ def show(
 
 @app.command()
 def claim(
-    id: Annotated[str, typer.Argument(metavar="ID", help="A system's id.")],
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="A system's id; none lists all claims.")] = None,
     *,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds.", show_default="the claim file's")] = None,
     first_seed: Annotated[int | None, typer.Option(min=0, help="The first seed.", show_default="0")] = None,
@@ -119,10 +119,14 @@ def claim(
     """Rerun a paper's claim here: arms, seeds, effect, interval, verdict."""
     from attar import ledger
 
-    ledger.claim_path(id)
+    if id is not None:
+        ledger.claim_path(id)
     with _answer(as_json) as answer:
         from attar import api, terminal
 
+        if id is None:
+            answer({"claims": ledger.claimed()}, lambda value: terminal.show_claims(value["claims"]))
+            return
         answer(api.claim(id, seeds=seeds, first_seed=first_seed, data=data, quick=quick), terminal.show_claim)
 
 

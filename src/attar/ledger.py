@@ -155,6 +155,13 @@ def describe(row: System, decided: Mapping[str, Mapping[str, Any]] | None = None
     }
 
 
+def claimed() -> list[dict[str, Any]]:
+    """Return every claim that can be checked, those of no single system last, as `systems` does but for `status`."""
+    decided = results.results()
+    found = [describe(row, decided) for row in (*rows(), *claims()) if exists(row.claim)]
+    return [{key: value for key, value in row.items() if key != "status"} for row in found]
+
+
 @functools.cache
 def _tables() -> dict[str, list[dict[str, Any]]]:
     with (_PACKAGE / "systems.toml").open("rb") as file:
@@ -192,11 +199,12 @@ def claim_path(id: str) -> str:
         RecipeError: the id is unknown, or the system has no claim yet.
     """
     known = {row.id: row for row in (*rows(), *claims())}
-    row = known[id] if id in known else find(id)
-    if row.claim is None or not exists(row.claim):
-        having = ", ".join(other.id for other in known.values() if exists(other.claim)) or "none yet"
-        raise RecipeError(f"'{id}' has no claim to check; there are claims of: {having}")
-    return row.claim
+    having = {row.id: row.claim for row in known.values() if row.claim is not None and exists(row.claim)}
+    if id not in known:
+        raise RecipeError(f"there is no claim '{id}'{did_you_mean(id, having)} 'attar claim' lists all")
+    if id not in having:
+        raise RecipeError(f"'{id}' ({known[id].title}) has no claim to check; 'attar claim' lists all")
+    return having[id]
 
 
 def claim_class(id: str) -> type:

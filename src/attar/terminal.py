@@ -107,6 +107,15 @@ def show_systems(rows: Sequence[Mapping[str, Any]]) -> None:
     out.print(f"{len(rows)} rows: {counts}. 'attar show ID' says more of one.")
 
 
+def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the claims as a table and a line that counts."""
+    cells = [(row["id"], row["title"], row["family"], verdict(row), effect(row)) for row in rows]
+    out = console()
+    out.print(table(("id", "title", "family", "claim", "effect"), cells))
+    undecided = sum(row["verdict"] is None or row["stale"] for row in rows)
+    out.print(f"{len(rows)} claims, {undecided} of them undecided. 'attar claim ID' checks one.")
+
+
 def show_entry(entry: Mapping[str, Any]) -> None:
     """Print what there is to say of one system, see `attar.catalogue.entry`."""
     out = console()

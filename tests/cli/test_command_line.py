@@ -60,6 +60,15 @@ def test_systems_as_json_is_one_object_with_all_rows(attar):
     assert {row["status"] for row in rows} <= {"works", "partial", "planned"}
 
 
+def test_claim_without_an_id_lists_the_claims(attar):
+    code, out, _ = attar("claim", "--json")
+    assert code == 0
+    assert {"id", "title", "verdict", "effect", "stale"} <= set(last_line(out)["claims"][0])
+    code, out, _ = attar("claim")
+    assert code == 0
+    assert "'attar claim ID' checks one" in out
+
+
 def test_systems_as_a_table_filters_by_family(attar):
     code, out, _ = attar("systems", "--family", "model-language")
     assert code == 0

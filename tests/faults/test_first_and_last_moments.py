@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import tiny
-from attar import api
+from attar import api, run_folders
 from attar.errors import AttarError, Interrupted
 from attar.run import Run, guards
 
@@ -68,6 +68,19 @@ def test_a_run_killed_before_it_wrote_its_recipe_starts_again(settings, left):
         (settings["out"] / name).touch()
     assert api.run_result("random", **settings).state == "finished"
     assert not list(settings["out"].glob(".*.tmp"))
+
+
+def test_a_recipe_that_another_process_writes_between_two_looks_is_seen(settings, monkeypatch):
+    api.run("random", **settings)
+    read = run_folders.read
+    looks = []
+
+    def read_a_moment_earlier(folder, name, default=None):
+        looks.append(name)
+        return None if looks == ["recipe.json"] else read(folder, name, default)
+
+    monkeypatch.setattr(run_folders, "read", read_a_moment_earlier)
+    assert api.run_result("random", **settings).reused
 
 
 def test_a_folder_with_anything_else_is_still_refused(settings):

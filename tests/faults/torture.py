@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -38,6 +39,7 @@ from attar.spec import digest
 
 FINISHED = Place(10**9, 0, True)  # beyond every checkpoint
 NOTHING = Place(0, 0, False)
+ANOTHER = "another"  # the recipe of a checkpoint that does not belong here
 GOES_ON = {0, -signal.SIGKILL}  # the process was killed, or was done before
 PATIENCE_SECONDS = 180
 
@@ -110,11 +112,18 @@ def _furthest(folder: Path) -> Place:
     record = folder / "run.json"
     if record.exists() and files.read_json(record)["state"] == "finished":
         return FINISHED
-    places = [NOTHING]
-    for path in folder.glob("checkpoints/*.json"):
-        with contextlib.suppress(ValueError, KeyError):  # damaged by us
-            places.append(Place(*json.loads(path.read_text())["place"]))
-    return max(places)
+    return max((place for path in folder.glob("checkpoints/*.json") if (place := _place(path))), default=NOTHING)
+
+
+def _place(path: Path) -> Place | None:
+    """Return where a checkpoint was written, or none for one that we damaged: it never counts again."""
+    with contextlib.suppress(ValueError, KeyError, OSError):
+        manifest = json.loads(path.read_text())
+        told = {key: value for key, value in manifest.items() if key != "digest"}
+        tensors = hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
+        if digest(told) == manifest["digest"] and tensors == manifest["sha256"] and manifest["recipe"] != ANOTHER:
+            return Place(*manifest["place"])
+    return None
 
 
 # ------------------------------------------------------------------ faults
@@ -188,7 +197,7 @@ def belong_to_another(case: Case) -> bool:
     def rewrite(path: Path, rng: random.Random) -> None:
         manifest = json.loads(path.with_suffix(".json").read_text())
         del manifest["digest"]
-        manifest["recipe"] = "another"
+        manifest["recipe"] = ANOTHER
         path.with_suffix(".json").write_text(json.dumps({**manifest, "digest": digest(manifest)}))
 
     return _damage(case, rewrite)

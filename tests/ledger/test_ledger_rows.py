@@ -77,8 +77,20 @@ def test_a_planned_system_is_refused_with_its_title():
     planned = next(row for row in ledger.rows() if ledger.status(row, {}) == "planned")
     with pytest.raises(RecipeError, match=re.escape(planned.title)):
         ledger.method_class(planned.id)
-    with pytest.raises(RecipeError, match="no claim"):
+    with pytest.raises(RecipeError, match="has no claim to check; 'attar claim' lists all"):
         ledger.claim_class(planned.id)
+
+
+def test_a_misspelt_claim_names_the_nearest():
+    with pytest.raises(RecipeError, match="there is no claim 'constant-memroy'; did you mean 'constant-memory'?"):
+        ledger.claim_class("constant-memroy")
+
+
+def test_every_row_with_a_claim_file_is_listed_and_so_are_the_claims_of_no_system():
+    listed = [row["id"] for row in ledger.claimed()]
+    assert {"dm", "constant-memory"} <= set(listed)
+    assert "random" not in listed  # a base without a claim
+    assert all(ledger.claim_path(id) for id in listed)
 
 
 def row(**changes) -> ledger.System:

@@ -180,8 +180,8 @@ def test_a_path_through_a_file_is_refused_clearly(tmp_path):
 
 def test_the_checkpoint_interval_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("ATTAR_CHECKPOINT_SECONDS", "0.5")
-    assert Run(tmp_path / "run")._checkpoint_seconds == 0.5
-    assert Run(tmp_path / "run", checkpoint_seconds=7.0)._checkpoint_seconds == 7.0
+    assert Run(tmp_path / "run").checkpoint_seconds == 0.5
+    assert Run(tmp_path / "run", checkpoint_seconds=7.0).checkpoint_seconds == 7.0
     monkeypatch.setenv("ATTAR_CHECKPOINT_SECONDS", "often")
     with pytest.raises(RecipeError, match="ATTAR_CHECKPOINT_SECONDS='often' is not a number of seconds"):
         Run(tmp_path / "run")

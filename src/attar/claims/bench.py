@@ -23,6 +23,7 @@ from attar.methods.model.student import TrainStudent, parts
 from attar.run import Run
 from attar.train.objective import Objective
 
+Runner = Callable[[Sequence[Job], str], dict[tuple[str, int, str], Outcome]]
 WORKERS = 2
 BASES = (
     "kd", "dkd", "nkd", "dist", "fitnet", "attention", "sp", "rkd", "pkt", "cc", "vid", "nst", "crd", "ofd", "reviewkd",
@@ -115,20 +116,8 @@ def rank(
     source = data or (cls.quick_source if quick else cls.source)
     where = files.home() / "claims" / f"{cls.id}-{jobs_hash(cls)[:8]}"
     if quick:
-        where = where / "quick"  # nothing is kept: the quick form is there to exercise the code
-        shutil.rmtree(where, ignore_errors=True)
-
-    def run(jobs: Sequence[Job], title: str) -> dict[tuple[str, int, str], Outcome]:
-        from attar.run import signals
-
-        with signals.handled():
-            return run_jobs(jobs, where, execute, workers=1 if quick else workers, title=title)
-
-    if quick:
-        chosen = {arm: trials(grid)[0] for arm, grid in cls.grids.items()}
-        outcomes = _outcomes(cls, run, source, chosen, range(PILOT_SEEDS.start, PILOT_SEEDS.start + 1), quick=True)
-        rows: list[dict[str, Any]] = [{"arm": arm, **found[0]["metrics"]} for arm, found in outcomes.items()]
-        return {"id": cls.id, "quick": True, "source": source, "arms": rows}
+        return _glance(cls, _runner(where / "quick", execute, 1), source, where / "quick")
+    run = _runner(where, execute, workers)
     tuned = tune(cls, run, source, say)
     outcomes = _outcomes(cls, run, source, tuned.chosen, range(count))
     result = {
@@ -150,6 +139,27 @@ def rank(
         files.write_json(file, result)
         say(f"written to {file}")
     return result
+
+
+def _runner(where: Path, execute: Execute, workers: int) -> Runner:
+    """Return what runs jobs under a title and keeps what is done."""
+
+    def run(jobs: Sequence[Job], title: str) -> dict[tuple[str, int, str], Outcome]:
+        from attar.run import signals
+
+        with signals.handled():
+            return run_jobs(jobs, where, execute, workers=workers, title=title)
+
+    return run
+
+
+def _glance(cls: type[Claim], run: Runner, source: str, where: Path) -> dict[str, Any]:
+    """Run every arm once, anew: the quick form is there to exercise the code, and nothing of it is kept."""
+    shutil.rmtree(where, ignore_errors=True)
+    chosen = {arm: trials(grid)[0] for arm, grid in cls.grids.items()}
+    outcomes = _outcomes(cls, run, source, chosen, range(PILOT_SEEDS.start, PILOT_SEEDS.start + 1), quick=True)
+    rows: list[dict[str, Any]] = [{"arm": arm, **found[0]["metrics"]} for arm, found in outcomes.items()]
+    return {"id": cls.id, "quick": True, "source": source, "arms": rows}
 
 
 def ranked(
@@ -199,7 +209,7 @@ def _found(outcomes: Mapping[str, Sequence[Outcome]], contrast: Contrast) -> dic
 
 def _outcomes(
     cls: type[Claim],
-    run: Callable[[Sequence[Job], str], dict[tuple[str, int, str], Outcome]],
+    run: Runner,
     source: str,
     chosen: Mapping[str, dict[str, Any]],
     seeds: range,

@@ -21,6 +21,7 @@ from attar.run.log import MetricsLog, SilentLog
 from attar.run.memory import keep_freed_memory
 from attar.run.plan import Plan
 from attar.run.processes import Processes
+from attar.run.record import Record, floats
 from attar.run.state import Kept, KeptTensor, Stateful, pack
 
 T = TypeVar("T")
@@ -64,16 +65,13 @@ class Run(Processes):
         self.partial = False  # cut by the time budget: never cached, never part of a claim
         self.parents: dict[str, str] = {}  # stage name -> fingerprint of its artifact
         self._time = time
-        self._checkpoint_seconds = seconds_between() if checkpoint_seconds is None else checkpoint_seconds
+        self.checkpoint_seconds = seconds_between() if checkpoint_seconds is None else checkpoint_seconds
         self._scope = list(scope)
         self._state: dict[str, Stateful] = {}
         self._loops: set[str] = set()
         self._loop: str | None = None
         self._step = 0
-        self._log_due = False
-        self._record: dict[str, Any] = {}  # what this step logs, but for its losses
-        self._losses: dict[str, Any] = {}  # summed over chunks
-        self._shown: dict[str, float] = {}  # what was logged last, for the progress bar
+        self._record = Record()
         self._finishing: str | None = None
         self._saved: Place | None = None
 
@@ -112,6 +110,11 @@ class Run(Processes):
     def resumed(self) -> bool:
         """Whether this start found a checkpoint to go on from."""
         return self._checkpoints.furthest() is not None
+
+    @property
+    def time_left(self) -> float | None:
+        """What is left of the time budget, in seconds, if there is one."""
+        return None if self._time is None else max(0.0, self._time - (time.monotonic() - self._began))
 
     def forget(self) -> None:
         """Remove the checkpoints: the artifact is saved."""
@@ -159,14 +162,14 @@ class Run(Processes):
                     self._begin(done, steps)
                     yield done
                     done += 1
-                    show(done, self._note())
+                    show(done, self._record.note())
                     self._end(name, done, steps)
                 if done == start:  # nothing to do: a loop of no steps, or one killed behind its last
                     self._save(name, done, finished=True)
         finally:
             self._loop = None
             self._scope.pop()
-            self._log_due, self._record, self._losses = False, {}, {}
+            self._record.clear()
             self._reseed(after=name)
 
     def finish(self, reason: str) -> None:
@@ -183,7 +186,7 @@ class Run(Processes):
 
     def _begin(self, step: int, steps: int) -> None:
         self._step = step
-        self._log_due = step % -(-steps // LOG_RECORDS) == 0 or step == steps - 1
+        self._record.due = step % -(-steps // LOG_RECORDS) == 0 or step == steps - 1
         self._reseed(step)
 
     def _end(self, name: str, done: int, steps: int) -> None:
@@ -191,11 +194,12 @@ class Run(Processes):
         last = done >= steps or self._finishing is not None
         now = time.monotonic()
         late = self._time is not None and now - self._began > self._time
-        waited = now - self._last_saved >= self._checkpoint_seconds
+        waited = now - self._last_saved >= self.checkpoint_seconds
         signum, over, due = self.agree(signals.pending() or 0, late, waited)
-        if self._log_due:
+        if self._record.due:
             self._check_finite()
-        self._flush(name, done - 1)
+        if logged := self._record.close(self):
+            self._write({"loop": name, "step": done - 1}, logged)
         if last or over or signum or due:
             self._save(name, done, finished=last)
             self._last_saved = now
@@ -205,14 +209,6 @@ class Run(Processes):
         if over and not last:
             self.partial = True
             self.finish("time budget")
-
-    def _flush(self, name: str, step: int) -> None:
-        """Write what this step logged: losses, which are summed over chunks and processes, and the rest."""
-        losses = self._losses if self.world == 1 or not self._log_due else self.sum_named(_floats(self._losses))
-        if losses or self._record:
-            self._shown = _floats({**losses, **self._record})
-            self._write({"loop": name, "step": step}, self._shown)
-        self._losses, self._record = {}, {}
 
     def _save(self, loop: str, step: int, *, finished: bool) -> None:
         self._check_finite()
@@ -317,9 +313,7 @@ class Run(Processes):
         torch.autograd.backward(total, inputs=parameters)
         for name, term in terms.items():
             learners[0].watch(name, term)
-            if self._log_due:  # a step may call this once per chunk: its record holds the sum
-                entry = f"{learners[0].name}/{name}"
-                self._losses[entry] = self._losses.get(entry, 0.0) + term.detach()
+            self._record.add_loss(f"{learners[0].name}/{name}", term)
 
     # ------------------------------------------------------------------ randomness
 
@@ -359,9 +353,9 @@ class Run(Processes):
         """Write named numbers to metrics.jsonl: in a loop as part of the step's record, else as their own record."""
         numbers = {**(values or {}), **more}
         if self._loop is not None:
-            self._record.update(numbers)
+            self._record.add(numbers)
         else:
-            self._write({"loop": None}, _floats(numbers))
+            self._write({"loop": None}, floats(numbers))
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file into the run's folder."""
@@ -370,10 +364,6 @@ class Run(Processes):
     def _write(self, where: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
         if self._replay_until is None:
             self._log.write({**where, "time": round(time.monotonic() - self._began, 3), **numbers})
-
-    def _note(self) -> str:
-        shown = list(self._shown.items())[:2]
-        return " · ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in shown)
 
     # ------------------------------------------------------------------ stages
 
@@ -398,21 +388,6 @@ class Run(Processes):
         with self._pushed(name):
             return spread_out(self, name, function, list(items), self.plan)
 
-    def child(self, folder: Path, *, seed: int, recipe: str, title: str, scope: Sequence[str]) -> Run:
-        """Return a run inside this one: same plan and copy, what is left of the time budget."""
-        left = None if self._time is None else max(0.0, self._time - (time.monotonic() - self._began))
-        return Run(
-            folder,
-            seed=seed,
-            plan=self.plan,
-            recipe=recipe,
-            time=left,
-            copy=self.copy,
-            checkpoint_seconds=self._checkpoint_seconds,
-            title=title,
-            scope=scope,
-        )
-
     @contextlib.contextmanager
     def _pushed(self, name: str) -> Iterator[None]:
         self._scope.append(name)
@@ -422,7 +397,3 @@ class Run(Processes):
             self._scope.pop()
             torch.set_num_threads(self.plan.threads)
             self._reseed(*([self._step] if self._loop else []), after=name)
-
-
-def _floats(values: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}

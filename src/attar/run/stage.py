@@ -50,7 +50,18 @@ def stage(parent: Run, name: str, method: Any, seed: int | None, inputs: Mapping
         scope = [] if seed is not None else [_path(method)]  # a shared stage must not draw what its user draws
         number = parent.copy if seed is None else seed
         title = f"{parent.title} {name}".strip()
-        with parent.child(folder, seed=number, recipe=key, title=title, scope=scope) as child:
+        child = Run(
+            folder,
+            seed=number,
+            plan=parent.plan,
+            recipe=key,
+            time=parent.time_left,
+            copy=parent.copy,
+            checkpoint_seconds=parent.checkpoint_seconds,
+            title=title,
+            scope=scope,
+        )
+        with child:
             artifact = execute(child, method, inputs)
         parent.partial = parent.partial or child.partial
     return artifact
