@@ -7,7 +7,7 @@ TEST ?=
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-sampler test check torture bench docs format clean
+.PHONY: help setup demo demo-sampler test check torture bench docs verdicts format clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: setup ## print the table of speed ratios
 
 docs: setup ## build the documentation site in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "documentation: site/index.html"
+
+verdicts: setup ## write results/README.md from the result files
+	@$(BIN)/python scripts/write_verdicts.py
 
 format: setup ## format the source and mend what the linter can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

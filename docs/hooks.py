@@ -20,6 +20,7 @@ BORROWED = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "verdicts.md": "results/README.md",
     "families/data.md": "src/attar/methods/data/README.md",
     "families/model-vision.md": "src/attar/methods/model/README.md",
     "families/samplers.md": "src/attar/methods/sampler/README.md",

@@ -24,6 +24,7 @@ check "lint" ruff check .
 check "types" mypy
 check "import layers" lint-imports
 check "versions" python scripts/check_versions.py
+check "table of verdicts" python scripts/write_verdicts.py --check
 check "documentation" mkdocs build --strict --quiet --site-dir "$(mktemp -d)/site"
 
 if [ ${#failed[@]} -gt 0 ]; then
