@@ -28,7 +28,7 @@ def test_claims_stand_beside_the_systems_and_are_none():
     assert systems.isdisjoint(IDS)
     with pytest.raises(RecipeError, match="unknown method 'constant-memory'"):
         ledger.find("constant-memory")
-    with pytest.raises(RecipeError, match="'random' .* has no claim to check; 'attar claim' lists all"):
+    with pytest.raises(RecipeError, match=r"'random' .* has no claim to check; 'attar claim' lists all"):
         ledger.claim_path("random")
 
 

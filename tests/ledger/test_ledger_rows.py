@@ -82,7 +82,7 @@ def test_a_planned_system_is_refused_with_its_title():
 
 
 def test_a_misspelt_claim_names_the_nearest():
-    with pytest.raises(RecipeError, match="there is no claim 'constant-memroy'; did you mean 'constant-memory'?"):
+    with pytest.raises(RecipeError, match=r"there is no claim 'constant-memroy'; did you mean 'constant-memory'\?"):
         ledger.claim_class("constant-memroy")
 
 
