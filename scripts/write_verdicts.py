@@ -11,11 +11,11 @@ from attar.terminal import effect
 TABLE = Path(__file__).resolve().parents[1] / "results" / "README.md"
 HEAD = """# What is decided
 
-Each row is an experiment that `attar claim ID` reruns; its file in `claims/` has every number, `ID.freeze.json` what was
-fixed before the first verdict seed. Effects are in the units of the metric, or natural logarithms of a ratio where the
-file says `log-ratio`, with a 95 % interval. *fails: absent* means that nothing was seen where something was
-promised, *too small* that it is less than counts, *reversed* that the baseline is better; *inconclusive* that the seeds
-do not tell. A verdict speaks of its setting, small networks and small pictures, not of the paper's own scale.
+Each row is an experiment that `attar claim ID` reruns; its file in `claims/` has every number, `ID.freeze.json` what
+was fixed before the first verdict seed. Effects are in the units of the metric, or natural logarithms of a ratio
+where the file says `log-ratio`, with a 95 % interval. *fails: absent* means that nothing was seen where something was
+promised, *too small* that it is less than counts, *reversed* that the baseline is better; *inconclusive* that the
+seeds do not tell. A verdict speaks of its setting, small networks and small pictures, not of the paper's own scale.
 
 | claim | verdict | effect | what was checked |
 |---|---|---|---|
