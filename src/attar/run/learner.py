@@ -55,6 +55,7 @@ class Learner:
         self.decays = dict(ema or {})
         self.ema: dict[str, Any] = {key: _average(target) for key in self.decays}
         self._averaged = {key: _trained(average, target) for key, average in self.ema.items()}
+        self._buffers = {key: _buffers(average, target) for key, average in self.ema.items()}
         self.steps = 0  # the learner's own
         self.skipped = 0  # steps left out because a gradient was not finite
         self._watched: dict[str, list[tuple[int, Tensor]]] = {}  # term -> (loop step, scalar) since the last check
@@ -74,9 +75,11 @@ class Learner:
         """Sum the gradients over processes, apply them, forget them; then advance schedule and averages."""
         self.run.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if gradients and self._finite(gradients):
+        norms = list(torch._foreach_norm(gradients)) if gradients else []
+        if norms and self._finite(norms):
             if self.clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
+                norm = torch.linalg.vector_norm(torch.stack(norms))
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
             if self.schedule is not None:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.spec.lr * self.schedule.factor(self.steps, self.total_steps)
@@ -144,8 +147,7 @@ class Learner:
             _restore(average, state["ema"][key])
         self._watched = {}
 
-    def _finite(self, gradients: list[Tensor]) -> bool:
-        norms = torch._foreach_norm(gradients)
+    def _finite(self, norms: list[Tensor]) -> bool:
         norm = norms[0] if len(norms) == 1 else torch.stack(norms).sum()
         if self.on_nonfinite == "raise":
             self.watch("the gradient", norm)
@@ -158,11 +160,10 @@ class Learner:
 
     @torch.no_grad()
     def _advance_averages(self) -> None:
-        for key, average in self.ema.items():
-            torch._foreach_lerp_(self._averaged[key], self.parameters, 1 - self.decays[key].decay)
-            if isinstance(average, nn.Module) and self.module is not None:
-                for mine, theirs in zip(average.buffers(), self.module.buffers(), strict=True):
-                    mine.copy_(theirs)
+        for key, averaged in self._averaged.items():
+            torch._foreach_lerp_(averaged, self.parameters, 1 - self.decays[key].decay)
+            for mine, theirs in self._buffers[key]:
+                mine.copy_(theirs)
 
 
 def _parameters(target: Target, *, leaf: bool = True) -> list[Tensor]:
@@ -184,6 +185,13 @@ def _trained(average: Any, target: Target) -> list[Tensor]:
     if isinstance(target, nn.Module):
         return [a for a, p in zip(average.parameters(), target.parameters(), strict=True) if p.requires_grad]
     return _parameters(average, leaf=False)
+
+
+def _buffers(average: Any, target: Target) -> list[tuple[Tensor, Tensor]]:
+    """Return the buffers of an average, each with that of the target which it copies."""
+    if not isinstance(target, nn.Module):
+        return []
+    return list(zip(average.buffers(), target.buffers(), strict=True))
 
 
 def _state(target: Any) -> Any:
