@@ -28,6 +28,7 @@ ONLY_WITH = {  # function -> the keyword it must have, and its value
     "numpy.load": ("allow_pickle", "False"),
     "numpy.lib.format.read_array": ("allow_pickle", "False"),
 }
+WITHOUT_WEIGHTS = {"AutoConfig", "AutoTokenizer"}  # whose `from_pretrained` reads JSON alone
 NEVER_KEYWORDS = {("shell", "True"), ("trust_remote_code", "True"), ("allow_pickle", "True"), ("weights_only", "False")}
 EXCEPT = {("joblib.load", "src/attar/run/fan_out.py")}  # what a run sends to its own worker processes
 NEVER |= {"joblib.load"}
@@ -65,6 +66,9 @@ def _wrong_with(call: ast.Call, names: dict[str, str], where: str) -> Iterator[s
         yield f"calls .{call.func.attr}"
     if called in ONLY_WITH and keywords.get(ONLY_WITH[called][0]) != ONLY_WITH[called][1]:
         yield f"calls {called} without {'='.join(ONLY_WITH[called])}"
+    reads = called.endswith(".from_pretrained") and called.split(".")[-2] not in WITHOUT_WEIGHTS
+    if reads and keywords.get("use_safetensors") != "True":
+        yield f"calls {called} without use_safetensors=True: weights may lie there as a pickle"
     for pair in NEVER_KEYWORDS & set(keywords.items()):
         yield f"calls {called} with {'='.join(map(str, pair))}"
 
@@ -107,6 +111,7 @@ def test_no_source_runs_what_a_file_says():
         "import subprocess\nsubprocess.run(text, shell=True)",
         "from subprocess import Popen\nPopen(text, shell=True)",
         "model.from_pretrained(name, trust_remote_code=True)",
+        "model.from_pretrained(name)",
         "archive.extractall(folder)",
         "import shutil\nshutil.unpack_archive(f)",
         "import pandas as pd\npd.read_pickle(f)",
@@ -130,6 +135,8 @@ def test_the_reading_finds(text):
         "import re\nre.compile(text)",
         "import torch\ntorch.compile(f)",
         "from attar.artifacts import load\nload(f)",
+        "from transformers import AutoTokenizer\nAutoTokenizer.from_pretrained(name)",
+        "model.from_pretrained(name, use_safetensors=True)",
     ],
 )
 def test_the_reading_lets_pass(text):

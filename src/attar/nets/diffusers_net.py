@@ -217,7 +217,8 @@ def _made(spec: DiffusersNet, config: Mapping[str, Any], *, weights: bool = Fals
     cls = _class(spec)
     try:
         if weights and spec.name:
-            return cls.from_pretrained(spec.name, subfolder=spec.subfolder or None, **spec.config).float()
+            place = spec.subfolder or None
+            return cls.from_pretrained(spec.name, subfolder=place, use_safetensors=True, **spec.config).float()
         return cls.from_config(dict(config)).float()
     except (TypeError, ValueError, ArithmeticError, OSError, RuntimeError) as error:
         raise RecipeError(f"a {spec.cls} cannot be made so: {str(error).splitlines()[0]}") from None

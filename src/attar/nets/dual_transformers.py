@@ -31,7 +31,7 @@ def read_clip(name: str) -> tuple[Any, tuple[Tensor, Tensor]]:
     except ImportError:
         raise RecipeError("teacher=hf:… needs transformers: pip install 'attar[hf]'") from None
     try:
-        model: Any = CLIPModel.from_pretrained(name).float().eval()
+        model: Any = CLIPModel.from_pretrained(name, use_safetensors=True).float().eval()
         said = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
         told = json.loads(Path(said).read_text(encoding="utf-8")) if said else {}
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -132,7 +132,7 @@ class TransformersNetwork(Network):
         with torch.device("cpu"):
             if self.name:
                 made = _read(self.name, lambda name: _classifiers().from_pretrained(
-                    name, config=self.config, ignore_mismatched_sizes=True))  # fmt: skip
+                    name, config=self.config, ignore_mismatched_sizes=True, use_safetensors=True))  # fmt: skip
             else:
                 made = _make(self.config)
         model, head = _headless(made)

@@ -171,7 +171,7 @@ def _from_transformers(name: str) -> nn.Module:
     except ImportError:
         raise RecipeError("teacher=hf:… needs transformers: pip install 'attar[hf]'") from None
     try:
-        module: nn.Module = AutoModelForImageClassification.from_pretrained(name)
+        module: nn.Module = AutoModelForImageClassification.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise AttarError(f"no classifier of images can be loaded from '{name}': {str(error).splitlines()[0]}") from None
     return module

@@ -222,7 +222,7 @@ def encoder_of(known: Student | Path | str, like: Images) -> Encoder:
     from transformers import AutoTokenizer, CLIPModel
 
     words = AutoTokenizer.from_pretrained(known) if (known / "tokenizer.json").exists() else None
-    return ClipEncoder(CLIPModel.from_pretrained(known), words, like)
+    return ClipEncoder(CLIPModel.from_pretrained(known, use_safetensors=True), words, like)
 
 
 def turned(data: Images) -> Images:

@@ -50,7 +50,7 @@ class Pipeline:
             cls = getattr(diffusers, str(known.get("_class_name")), diffusers.DiffusionPipeline)
             takes = inspect.signature(cls.__init__).parameters
             left_out = [part for part in LEFT_OUT if part in takes and not any(known.get(part) or ())]
-            self.pipe: Any = cls.from_pretrained(name, **dict.fromkeys(left_out))
+            self.pipe: Any = cls.from_pretrained(name, use_safetensors=True, **dict.fromkeys(left_out))
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise AttarError(f"no pipeline of diffusers can be loaded from '{name}': {reason}") from None
