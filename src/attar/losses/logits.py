@@ -5,9 +5,9 @@ Logits are `[n, classes]`, or `[…, classes]` with any number of leading dimens
 fixed. Classes whose logits are −inf on both sides weigh nothing. "mean" is over samples.
 
 What needs no formula of its own: label smoothing is `cross_entropy`; born-again networks and Tf-KD's self form are
-`kl_divergence` from an earlier copy; CS-KD is `kl_divergence` at T = 4 without T² from the detached logits of another
-image of the class (arXiv 2003.13964); PS-KD is `soft_cross_entropy` with labels mixed with the last epoch's
-probabilities (arXiv 2006.12000).
+`kl_divergence` from an earlier copy; CS-KD is `kl_divergence` at T = 4 from the detached logits of another image of
+the class (arXiv 2003.13964); PS-KD is `soft_cross_entropy` with labels mixed with the last epoch's probabilities
+(arXiv 2006.12000).
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ class Setting:
     teacher: nn.Module | None
     student_shapes: dict[str, torch.Size]
     teacher_shapes: dict[str, torch.Size]
+    augment: str = "none"  # how images are shown
 
 
 @method
@@ -265,4 +266,4 @@ class _Lessons:
             raise RecipeError("stored labels hold no features, and this objective reads some; name the teacher itself")
         seen = shapes(self.student, two, mine) if mine else {}
         told = shapes(self.teacher, two, theirs) if self.teacher is not None and theirs else {}
-        return Setting(self.run, data, self.student, self.teacher, seen, told)
+        return Setting(self.run, data, self.student, self.teacher, seen, told, self.objective.train.augment)
