@@ -55,6 +55,9 @@ DEFAULTS: dict[str, tuple[float, float, dict[str, float]]] = {
     "label-smoothing": (1.0, 0.0, {"smoothing": 0.1}),
     "tf-kd": (0.1, 0.9, {"correct": 0.99, "temperature": 20.0}),
     "ban": (1.0, 1.0, {"temperature": 1.0, "generations": 3}),
+    "ps-kd": (1.0, 0.0, {"share": 0.8}),
+    "cs-kd": (1.0, 1.0, {"temperature": 4.0}),
+    "byot": (1.0, 0.9, {"labels": 0.9, "kd": 0.1, "features": 0.066, "temperature": 3.0}),
 }
 # what some need at this size
 FIELDS: dict[str, dict[str, Any]] = {"crd": {"negatives": 40}, "fsp": {"student": ConvNet(depth=2, width=6)}}
@@ -312,9 +315,9 @@ def test_smoothed_labels_and_the_virtual_teacher_by_hand(lesson):
     torch.testing.assert_close(found.value, expected)
 
 
-@pytest.mark.parametrize("id", ["label-smoothing", "tf-kd", "ban"])
+@pytest.mark.parametrize("id", ["label-smoothing", "tf-kd", "ban", "ps-kd", "cs-kd", "byot"])
 def test_some_need_no_teacher(id, data, tmp_path):
-    fields = {"generations": 1} if id == "ban" else {}
+    fields = {"ban": {"generations": 1}, "ps-kd": {"train": dataclasses.replace(TRAIN, steps=4)}}.get(id, {})
     with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
         student = objective(id, **fields)(run, data=data)
     assert isinstance(student, Student)

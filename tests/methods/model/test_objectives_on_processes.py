@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from attar.train.objective import StudentTraining
 from group import as_group
 
 TRAIN = StudentTraining(steps=3, batch=7, augment="none", optimizer=SGD(lr=0.05), schedule=Constant())
-FIELDS = {"crd": {"negatives": 9, "dimensions": 4}, "ft": {"initial": 1.0}, "ban": {"generations": 1}}
+FIELDS = {
+    "crd": {"negatives": 9, "dimensions": 4},
+    "ft": {"initial": 1.0},
+    "ban": {"generations": 1},
+    "ps-kd": {"train": dataclasses.replace(TRAIN, steps=5)},
+}
 
 
 def weights(run, *, id, norm, data, teacher):
@@ -28,7 +34,7 @@ def weights(run, *, id, norm, data, teacher):
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-@pytest.mark.parametrize("id", ["crd", "vid", "cc", "ft", "ban", "simkd"])
+@pytest.mark.parametrize("id", ["crd", "vid", "cc", "ft", "ban", "simkd", "ps-kd", "cs-kd", "byot"])
 def test_two_processes_give_what_one_gives(id, norm, tiny_images, tmp_path: Path):
     data = tiny_images(each=6)
     net = ConvNet(depth=2, width=6, norm=norm)
