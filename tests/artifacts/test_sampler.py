@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from attar.artifacts import load
-from attar.artifacts.drawing import FlowMap, Multistep, Ode, Segmented
+from attar.artifacts.drawing import FlowMap, Multistep, Ode, Overshoot, Segmented
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.data.samples import ImageSamples
@@ -20,6 +20,7 @@ from attar.diffusion import (
     integrate,
     lcm_boundary,
     multistep_consistency,
+    overshooting,
     segmented,
     start,
 )
@@ -121,6 +122,22 @@ class TestDrawing:
         student = Consistent(made.denoiser)
         want = segmented(student, self.noise(), Flow().grid(2), self.labels, gamma=0.3, draw=drawing(rng(4)))
         assert torch.allclose(made(4, self.labels, noise=self.noise(), rng=rng(4)), want)
+
+    def test_segments_from_full_noise_at_an_earlier_time(self):
+        made = sampler(drawing=Segmented(steps=2, highest=0.8))
+        want = segmented(Consistent(made.denoiser), self.noise(), 0.8 * Flow().grid(2), self.labels)
+        assert torch.allclose(made(4, self.labels, noise=self.noise()), want)
+        one = made.denoiser.x0(self.noise(), torch.tensor(0.8), self.labels)
+        assert torch.allclose(made(4, self.labels, noise=self.noise(), steps=1), one)
+
+    def test_overshooting(self):
+        made = sampler(drawing=Overshoot(steps=3))
+        want = overshooting(made.denoiser, self.noise(), Flow().grid(3), self.labels, draw=drawing(rng(4)))
+        assert torch.allclose(made(4, self.labels, noise=self.noise(), rng=rng(4)), want)
+        late = sampler(drawing=Overshoot(steps=2, highest=0.8))
+        times = Flow().grid(2) * 0.8
+        want = overshooting(late.denoiser, 0.8 * self.noise(), times, self.labels, draw=drawing(rng(4)))
+        assert torch.allclose(late(4, self.labels, noise=self.noise(), rng=rng(4)), want)
 
     def test_flow_map(self):
         made = sampler(drawing=FlowMap(steps=2), extras=Extras(second_time=True))

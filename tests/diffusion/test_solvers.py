@@ -1,7 +1,9 @@
 """Solvers have their order, keep the marginals, and know their edge cases, on data whose answer is in closed form."""
 
 import functools
+import itertools
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from attar.diffusion import (
     integrate,
     lcm_boundary,
     multistep_consistency,
+    overshooting,
     renoise,
     runge_kutta2,
     segment_edge,
@@ -31,6 +34,8 @@ from attar.diffusion import (
     start,
     x0_of_jump,
 )
+from attar.diffusion.process import Process
+from attar.diffusion.view import View
 from attar.errors import RecipeError
 
 LINE = Mixture(
@@ -200,6 +205,75 @@ def test_segments_are_joined_by_jumps_to_their_edges():
     assert segment_edge(torch.tensor([0.1, 0.25, 0.26, 1.0]), edges).tolist() == [0.0, 0.0, 0.25, 0.5]
 
 
+def test_three_steps_that_overshoot_by_hand():
+    """From i/3 to (i − 2)/3 and up to (i − 1)/3; the last step is plain, and nothing is drawn for it."""
+    process, x, asked, drawn = Cosine(), randn(5, 1), [], []
+    view = LINE.view(process)
+
+    class Counting(View):
+        process = Cosine()
+
+        def x0_eps(self, x, t, condition=None):
+            asked.append(float(t))
+            return view.x0_eps(x, t, condition)
+
+    def draw(x):
+        drawn.append(torch.full_like(x, 0.2 + len(drawn)))
+        return drawn[-1]
+
+    got = overshooting(Counting(), x, process.grid(3), draw=draw)
+    one, two, three, zero = (torch.tensor(v).double() for v in (1 / 3, 2 / 3, 1.0, 0.0))
+    gain = process.alpha(two) / process.alpha(one)
+    fresh = (process.sigma(two) ** 2 - gain**2 * process.sigma(one) ** 2).sqrt()
+    want = gain * ddim(view, x, three, one) + fresh * 0.2
+    want = process.alpha(one) * ddim(view, want, two, zero) + process.sigma(one) * 1.2
+    torch.testing.assert_close(got, ddim(view, want, one, zero))
+    assert asked == pytest.approx([1, 2 / 3, 1 / 3])
+    assert len(drawn) == 2
+    torch.testing.assert_close(overshooting(view, x, process.grid(1)), ddim(view, x, three, zero))
+
+
+@dataclass(frozen=True)
+class TwiceAsFar(View):
+    """The student that a grid's double steps ask for: its DDIM step goes exactly where the ODE of a Gaussian goes."""
+
+    mixture: Mixture
+    process: Process
+    steps: int
+
+    def x0_eps(self, x, t, condition=None):
+        grid = self.process.grid(self.steps)
+        beyond = grid[min(int((grid - t).abs().argmin()) + 2, self.steps)]
+        x0 = x0_of_jump(self.process, x, self.mixture.flow_map(x, t, beyond, self.process), t, beyond)
+        return x0, (x - self.process.alpha(t) * x0) / self.process.sigma(t)
+
+
+def spread_of_overshooting(view, std, steps):
+    """The variance of samples over that of centred Gaussian data, without samples: rows are sources of noise."""
+    process, number = view.process, itertools.count(1)
+    times = process.grid(steps)
+    x = torch.zeros(steps + 1, 1).double()
+    x[0] = torch.hypot(process.alpha(times[0]) * std, process.sigma(times[0]))
+
+    def draw(x):
+        only = torch.zeros_like(x)
+        only[next(number)] = 1.0
+        return only
+
+    return float(overshooting(view, x, times, draw=draw).square().sum() / std**2)
+
+
+@pytest.mark.parametrize("process", [Cosine(), VE(t_max=8.0), Flow(), Flow(shift=3.0)], ids=repr)
+def test_steps_that_overshoot_keep_the_law_of_the_data(process):
+    std = 0.7
+    data = Mixture.gaussian(torch.zeros(1), std)
+    for steps in (1, 2, 3, 6):
+        assert spread_of_overshooting(TwiceAsFar(data, process, steps), std, steps) == pytest.approx(1.0, abs=1e-9)
+    off = [abs(spread_of_overshooting(data.view(process), std, steps) - 1) for steps in (100, 200)]
+    assert off[1] < 0.06
+    assert math.log2(off[0] / off[1]) == pytest.approx(1, abs=0.2)  # DDIM's own order
+
+
 def test_consistency_boundaries_by_hand():
     skip, out = lcm_boundary(torch.tensor([0, 1]))
     assert skip.tolist() == pytest.approx([1.0, 0.25 / 100.25])
@@ -228,5 +302,7 @@ def test_mistakes_are_told():
         runge_kutta2(view, x, t, s, place=0.0)
     with pytest.raises(RecipeError, match="gamma"):
         segmented(view, x, torch.tensor([1.0, 0.0]), gamma=-1.0)
+    with pytest.raises(RecipeError, match="overshoot need draw=drawing"):
+        overshooting(view, x, torch.tensor([1.0, 0.5, 0.0]))
     with pytest.raises(RecipeError, match="several steps"):
         multistep_consistency(lambda x, t, c: x, Flow(), x, torch.tensor([1.0, 0.5]))

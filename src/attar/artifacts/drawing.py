@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.diffusion.consistency import Boundary, Consistent, MeanVelocity, flow_map
 from attar.diffusion.denoiser import Denoiser
 from attar.diffusion.process import Process
-from attar.diffusion.samplers import integrate, multistep_consistency, segmented, start
+from attar.diffusion.samplers import integrate, multistep_consistency, overshooting, segmented, start
 from attar.diffusion.signal import last_time, signal
 from attar.diffusion.solvers import Draw, Step, ancestral, ddim, dpmpp_2m, euler, heun, runge_kutta2
 from attar.diffusion.view import Condition, View
@@ -89,13 +89,29 @@ class Segmented:
     gamma: float = Field(0.0, ge=0, le=1)  # 0: plain jumps; 1: as the consistency sampler
     boundary: Boundary = "x0"  # how f is made of the network's output
     scaling: float = Field(10.0, gt=0)  # of the boundary lcm
+    highest: float | None = Field(None, gt=0)  # time that the first step is told, of the noisiest noise all the same
+
+    def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
+        """Return samples like the unit noise `[n, …]`."""
+        times = grid_of(view.process, steps, self.highest)
+        x = start(view.process, grid_of(view.process, 1)[0], noise)
+        return segmented(
+            Consistent(view, self.boundary, self.scaling), x, times, condition, gamma=self.gamma, draw=draw
+        )
+
+
+@spec
+class Overshoot:
+    """Go twice as far as each DDIM step of a grid, and noise half of the way up again."""
+
+    kind: Literal["overshoot"] = "overshoot"
+    steps: int = Field(4, ge=1)
     highest: float | None = Field(None, gt=0)  # time to begin at; none: the noisiest
 
     def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
         """Return samples like the unit noise `[n, …]`."""
         times = grid_of(view.process, steps, self.highest)
-        student = Consistent(view, self.boundary, self.scaling)
-        return segmented(student, start(view.process, times[0], noise), times, condition, gamma=self.gamma, draw=draw)
+        return overshooting(view, start(view.process, times[0], noise), times, condition, draw=draw)
 
 
 @spec
@@ -145,6 +161,6 @@ class Signal:
 
 
 if TYPE_CHECKING:
-    Drawing = Ode | Multistep | Segmented | FlowMap | Signal
+    Drawing = Ode | Multistep | Segmented | Overshoot | FlowMap | Signal
 else:
-    Drawing = kinds(Ode | Multistep | Segmented | FlowMap | Signal)
+    Drawing = kinds(Ode | Multistep | Segmented | Overshoot | FlowMap | Signal)

@@ -13,6 +13,7 @@ from attar.diffusion.samplers import (
     integrate,
     lcm_boundary,
     multistep_consistency,
+    overshooting,
     segmented,
     start,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "lcm_boundary",
     "multistep_consistency",
     "normalised_tangent",
+    "overshooting",
     "readings",
     "renoise",
     "runge_kutta2",

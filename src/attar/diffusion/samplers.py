@@ -115,6 +115,27 @@ def segmented(
     return x
 
 
+def overshooting(
+    view: View, x: Tensor, times: Tensor, condition: Condition = None, *, draw: Draw | None = None
+) -> Tensor:
+    """Return x carried from time to time by DDIM steps of double length, each noised up again to the time between.
+
+    From t_i to t_{i+2}, then up to t_{i+1}: (α_{i+1}/α_{i+2}) x + √(σ_{i+1}² − (α_{i+1}/α_{i+2})² σ_{i+2}²) z. The last
+    step has no time beyond its own and is plain: N steps ask the network N times (Meng et al. 2023, arXiv 2210.03142).
+
+    Raises:
+        RecipeError: times that do not fall, or no `draw` where there are several steps.
+    """
+    times = _checked(times, 2).to(x.device)
+    for t, s, beyond in zip(times[:-1], times[1:], torch.cat([times[2:], times[-1:]]), strict=True):
+        x = ddim(view, x, t, beyond, condition)
+        if bool(beyond < s):
+            if draw is None:
+                raise RecipeError("steps that overshoot need draw=drawing(generator) for their fresh noise")
+            x = renoise(view.process, x, beyond, s, draw(x))
+    return x
+
+
 def lcm_boundary(step: Tensor, scaling: float = 10.0, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
     """Return (c_skip, c_out) of LCM for the steps k: f = c_skip x + c_out x0, with τ = `scaling` · k.
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from attar.artifacts.drawing import Segmented
+from attar.artifacts.drawing import Segmented, grid_of
 from attar.data.samples import Samples
-from attar.diffusion import Flow, Mixture, ddim
+from attar.diffusion import Flow, Mixture, VPDiscrete, ddim
 from attar.diffusion.consistency import Consistent
 from attar.errors import RecipeError
 from attar.losses.denoising import squared
@@ -170,6 +170,27 @@ def test_one_step_matches_the_anchors_law_and_the_teachers_ends(open_run, begun)
         other = build(HyperSD, {**TINY, "real": "teacher"})
         (by_teacher,) = other.terms(lesson, moment)
         assert by_teacher["score"].item() < moved["score"].item()
+
+
+def test_one_step_may_be_told_an_earlier_time_with_full_noise(open_run, begun):
+    with open_run() as run:
+        method, lesson, moment = begun(run, phase=5, highest=0.8)
+        list(method.terms(lesson, moment))
+        t = torch.full((6,), 0.8, dtype=torch.float64)
+        made = lesson.view.x0(moment.batch.noise, t, moment.condition)
+        assert torch.allclose(lesson.state.made, made, atol=1e-5)
+        assert not torch.allclose(made, lesson.view.x0(0.8 * moment.batch.noise, t, moment.condition), atol=1e-2)
+        drawn = lesson.student(6, moment.condition, noise=moment.batch.noise)  # what is trained is what is drawn
+        assert torch.allclose(lesson.state.made, drawn, atol=1e-5)
+    process = VPDiscrete.scaled_linear()
+    assert float(process.label(grid_of(process, 1, 0.801)[0])) == pytest.approx(800)
+
+
+def test_a_time_of_one_step_that_cannot_be_is_refused_before_training(open_run, begun):
+    with open_run() as run, pytest.raises(RecipeError, match="begins at a time"):
+        begun(run, highest=1.5)
+    with pytest.raises(RecipeError, match="set one_step_steps"):
+        build(HyperSD, {"highest": 0.8, "one_step_steps": 0})
 
 
 def test_one_step_asks_a_teacher_of_unconditional_points(open_run):

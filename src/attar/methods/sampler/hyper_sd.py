@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.artifacts.couplings import Couplings
-from attar.artifacts.drawing import Drawing, Segmented, grid_of
+from attar.artifacts.drawing import Segmented, grid_of
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.diffusion import start
+from attar.diffusion import drawing
 from attar.diffusion.consistency import Consistent
 from attar.diffusion.specs import DiscreteProcess
 from attar.losses.denoising import squared
@@ -87,6 +87,7 @@ class SegmentedConsistency(Consistency):
     paired: float = Field(1.0, ge=0)  # weight of square errors to the teacher's ends, one-step stage
     pleasing: float = Field(0.0, ge=0)  # weight of feedback there
     coupling: Coupling = Coupling()  # how those ends are made, with the guidance of `guidance`
+    highest: float | None = Field(None, gt=0)  # time told in one step, of full noise; none: the noisiest; paper: 0.801
     gamma: float = Field(0.3, ge=0, le=1)  # share of each jump noised up again when samples are drawn (TCD)
 
     @model_validator(mode="after")
@@ -94,22 +95,24 @@ class SegmentedConsistency(Consistency):
         if not len(self.segments) == len(self.closeness) == len(self.fooling):
             counts = f"{len(self.closeness)} of closeness and {len(self.fooling)} of fooling"
             raise ValueError(f"{len(self.segments)} stages need as many weights, got {counts}")
+        if self.highest is not None and not self.one_step_steps:
+            raise ValueError("highest is the time of the stage for one step; set one_step_steps, or leave it out")
         return self
 
-    def drawing(self) -> Drawing:
+    def drawing(self) -> Segmented:
         """Return jumps that are noised up again by γ, as TCD samples."""
         steps = self.steps or (1 if self.one_step_steps else 4)
-        return Segmented(steps=steps, gamma=self.gamma, boundary=self.boundary, scaling=self.scaling)
+        boundary: dict[str, Any] = {"boundary": self.boundary, "scaling": self.scaling}
+        return Segmented(steps=steps, gamma=self.gamma, highest=self.highest, **boundary)
 
     def phases(self) -> Sequence[Phase]:
         """Return a stage for each number of segments, feedback, and the stage for one step."""
-        stages: list[Phase] = []
-        for number, (count, a, b) in enumerate(zip(self.segments, self.closeness, self.fooling, strict=True), 1):
-            settings = {"pairs": {"segments": count}, "close": a, "fool": b}
-            stages.append(Phase(f"{number}: {count} segments", self.train.steps, settings))
-        stages.append(Phase("feedback", self.feedback_steps, {"feedback": True}))
-        stages.append(Phase("one step", self.one_step_steps, {"one step": True}))
-        return [stage for stage in stages if stage.steps]
+        stages = [
+            Phase(f"{n}: {k} segments", self.train.steps, {"pairs": {"segments": k}, "close": a, "fool": b})
+            for n, (k, a, b) in enumerate(zip(self.segments, self.closeness, self.fooling, strict=True), 1)
+        ]
+        more = {"feedback": self.feedback_steps, "one step": self.one_step_steps}
+        return [*stages, *(Phase(name, steps, {name: True}) for name, steps in more.items() if steps)]
 
     def __call__(
         self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None, reward: GivenReward | None = None
@@ -121,13 +124,13 @@ class SegmentedConsistency(Consistency):
         """Return what the phases need, with the learners of discriminator and fake score."""
         teacher, last, pairs = lesson.teacher, bool(self.one_step_steps), None
         assert teacher is not None
+        grid_of(lesson.process, 1, self.highest)  # refuses a time outside the process before any stage
         if last and self.paired:
             coupling = dataclasses.replace(self.coupling, guidance=self.guidance, teaching=self.teaching)
             given = GivenTeacher(teacher.sampler or "exact")
             pairs = lesson.run.stage("pairs", coupling, data=lesson.data, teacher=given)
-        reward = None
-        if self.feedback_steps or (last and self.pleasing):
-            reward = reward_of(lesson.run, lesson.data, lesson.given.get("reward"), self.judging)
+        pleased = self.feedback_steps or (last and self.pleasing)
+        reward = reward_of(lesson.run, lesson.data, lesson.given.get("reward"), self.judging) if pleased else None
         discriminator = self.adversary.build(lesson) if any(self.fooling) else None
         return Beside(discriminator, reward, self.fake.build(lesson) if last else None, pairs)
 
@@ -141,8 +144,7 @@ class SegmentedConsistency(Consistency):
 
     def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
         """Draw what a step is about; in the stage for one step stored pairs, where there are some."""
-        pairs = lesson.state.pairs
-        if pairs is None or not phase.settings.get("one step"):
+        if (pairs := lesson.state.pairs) is None or not phase.settings.get("one step"):
             return super().moment(lesson, phase, step)
         return stored(lesson, pairs, self.train.batch, phase, step, embedded=self.guidance.embedded)
 
@@ -176,12 +178,8 @@ class SegmentedConsistency(Consistency):
 
     def one_step(self, lesson: Lesson, moment: Moment) -> Mapping[str, Tensor]:
         """Return the terms of one step's samples: the gap to the anchor's law, and errors to the teacher's ends."""
-        own: Beside = lesson.state
-        assert own.fake is not None
-        assert own.anchor is not None
-        noisiest = grid_of(lesson.process, 1)[0].to(moment.batch.noise.device)
-        x = start(lesson.process, noisiest, moment.batch.noise)
-        made = self.consistent(lesson.student).x0(x, noisiest.expand(len(x)), moment.condition)
+        own = lesson.state
+        made = self.drawing().draw(lesson.view, moment.batch.noise, moment.condition, 1, drawing(moment.rng("again")))
         own.made = made.detach()
         by_teacher = self.real == "teacher"
         real = self.teacher_of(lesson, moment) if by_teacher else self.consistent(own.anchor)
