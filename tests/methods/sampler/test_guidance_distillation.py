@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import exact
 import pytest
 import torch
 from torch import nn
 
 from attar.artifacts.adapted import AdaptedSampler
+from attar.artifacts.drawing import Ode, Overshoot
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data.samples import Labelled, PointSamples
 from attar.diffusion import Cosine, Guided, Mixture, integrate
@@ -173,6 +175,56 @@ class TestRounds:
     def test_guidance_must_be_told(self):
         with pytest.raises(RecipeError, match="told its guidance"):
             build(GuidedDistillation, {"guidance.embedded": False})
+
+
+class TestStochastic:
+    """Stage 2 for a student of N steps that goes from t to t − 2/N and is noised up to t − 1/N."""
+
+    METHOD = GuidedDistillation(train=TRAIN, teacher_steps=16, steps=2, guidance_steps=2, stochastic=True)
+
+    def moment(self, run, method, phase):
+        """A round on Gaussian points: both networks go exactly where two steps of their own grids lead."""
+        steps = method.phases()[phase].settings["steps"]
+
+        def leaping(length):
+            return exact.student(lambda t: (t - length / steps).clamp_min(0))
+
+        begun = exact.lesson(run, method, leaping(2))
+        begun.state = leaping(1)  # the teacher's grid is twice as fine
+        return begun, method.moment(begun, method.phases()[phase], 0)
+
+    def test_pairs_are_two_steps_of_the_grid_and_end_at_the_data(self, open_run):
+        with open_run() as run:
+            begun, moment = self.moment(run, self.METHOD, 1)
+            t, middle, s = self.METHOD.times(begun.process, moment)
+        assert sorted({round(float(v) * 8) for v in t}) == [1, 2, 3, 4, 5, 6, 7, 8]
+        for here, between, there in zip(*((8 * v).tolist() for v in (t, middle, s)), strict=True):
+            assert (between, there) == pytest.approx((here - 1, here - 2) if here > 1.5 else (1, 0))
+
+    @pytest.mark.parametrize("phase", [1, 2, 3])
+    def test_the_student_that_goes_twice_as_far_has_no_loss_in_any_round(self, phase, open_run):
+        def loss(method):
+            with open_run() as run:
+                begun, moment = self.moment(run, method, phase)
+                return sum(float(v.detach()) for terms in method.terms(begun, moment) for v in terms.values())
+
+        assert loss(self.METHOD) < 1e-6
+        assert loss(dataclasses.replace(self.METHOD, stochastic=False)) > 1e-3
+
+    def test_the_student_is_drawn_as_it_was_taught(self):
+        assert self.METHOD.drawing() == Overshoot(steps=2)
+        assert dataclasses.replace(self.METHOD, stochastic=False).drawing() == Ode(steps=2)
+        with pytest.raises(RecipeError, match="draws nothing anew"):
+            build(GuidedDistillation, {"stochastic": True, "steps": 1})
+
+    def test_samples_are_drawn_anew_behind_the_same_noise(self, open_run, pictures, taught):
+        fields = {**SHRUNK, "guidance_steps": 2, "teacher_steps": 4, "steps": 2, "stochastic": True}
+        with open_run() as run:
+            made = build(GuidedDistillation, fields)(run, data=pictures, teacher=taught(process=CosineProcess()))
+        noise = torch.randn(2, *made.shape)
+        first, again, other = (made(2, [0, 1], noise=noise, rng=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, other, atol=1e-3)
 
 
 class TestTrajectories:

@@ -6,8 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
+from attar.artifacts.drawing import Drawing, Overshoot
+from attar.diffusion import Process
 from attar.diffusion.specs import CosineProcess
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
 from attar.methods.sampler.core.guided import guidance_loss
@@ -26,7 +30,8 @@ class GuidedDistillation(Progressive):
 
     Stage 1: L = max(α²/σ², 1) · ‖x̂(x_t, c, w) − [(1 + w) x̂_θ(x_t, c) − w x̂_θ(x_t, ∅)]‖², w drawn for each sample.
     Stage 2: rounds of progressive distillation, whose first teacher is the student of stage 1, at a w and c drawn anew
-    in every step. `steps` = `teacher_steps` leaves stage 2 out.
+    in every step. `steps` = `teacher_steps` leaves stage 2 out. A `stochastic` student goes two of its N steps at once,
+    from t to t − 2/N, and is noised up to t − 1/N: two teacher steps of length 1/N are its pairs, at t = 1/N one.
     """
 
     version: ClassVar = 1
@@ -49,6 +54,7 @@ class GuidedDistillation(Progressive):
     guidance_steps: int = Field(100_000, ge=1)  # of stage 1
     teacher_steps: int = Field(1024, ge=1)  # of the student of stage 1; 512 for latents
     steps: int = Field(4, ge=1)  # of the last student
+    stochastic: bool = False  # whether the last student, and so that of every round, draws anew in each step
     longer: float = Field(2.0, gt=0)  # times the length of rounds with one or two steps
 
     @model_validator(mode="after")
@@ -58,7 +64,13 @@ class GuidedDistillation(Progressive):
             raise ValueError(f"steps are halved from {self.teacher_steps}: {self.steps} is not met on the way")
         if not self.guidance.embedded:
             raise ValueError("the student is told its guidance: leave guidance.embedded=yes")
+        if self.stochastic and self.steps == 1:
+            raise ValueError("a single step draws nothing anew: take steps=2 or more, or leave stochastic=no")
         return self
+
+    def drawing(self) -> Drawing:
+        """Return DDIM with the last round's steps, or what goes twice as far and is noised up again."""
+        return Overshoot(steps=self.steps) if self.stochastic else super().drawing()
 
     def phases(self) -> Sequence[Phase]:
         """Return stage 1 and the rounds of stage 2."""
@@ -74,6 +86,17 @@ class GuidedDistillation(Progressive):
         """Make the last student the teacher; a phase has a schedule of its own length."""
         super().enter(lesson, phase)
         lesson.learner.total_steps = phase.steps
+
+    def times(self, process: Process, moment: Moment) -> tuple[Tensor, Tensor, Tensor]:
+        """Return t, the middle and s of each sample `[n]`; of a stochastic student two of its own steps apart."""
+        if not self.stochastic:
+            return super().times(process, moment)
+        steps, batch = moment.phase.settings["steps"], moment.batch
+        grid = process.grid(steps).flip(0)
+        place = torch.randint(1, steps + 1, (batch.total,), generator=moment.run.rng("interval", moment.step))
+        low = (place - 2).clamp_min(0)
+        middle = (place + low + 1) // 2  # t itself at t = 1/N, for there one step of the round's teacher is at data
+        return batch.mine(grid[place]), batch.mine(grid[middle]), batch.mine(grid[low])
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:
         """Yield the error of x0: against the guided teacher first, then against two steps of the round's teacher."""
