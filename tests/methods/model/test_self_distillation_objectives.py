@@ -171,8 +171,8 @@ def test_exits_learn_labels_the_last_logits_and_the_last_features(lesson):
     objective = BeYourOwnTeacher(**FIELDS, temperature=2.0)
     module, state, batch, student, teacher = lesson(objective)
     found = terms_of(objective, state, batch, student, teacher)
-    embedding = module.embed(batch.images)
-    assert student.paths == ("stage:0", "stage:1", EMBEDDING)
+    (*_, deepest), embedding = module.features(batch.images)
+    assert student.paths == ("stage:0", "stage:1", "stage:-1")
     last = module.head(embedding)
     p = (last / 2).softmax(1)
     wanted = dict.fromkeys(("exits", "last logits", "last features"), 0.0)
@@ -181,7 +181,7 @@ def test_exits_learn_labels_the_last_logits_and_the_last_features(lesson):
         q = (leave[-1](features) / 2).log_softmax(1)
         wanted["exits"] += nn.functional.cross_entropy(leave[-1](features), batch.labels)
         wanted["last logits"] += 4 * (p * (p.log() - q)).sum(1).mean()
-        wanted["last features"] += (features - embedding).square().mean()
+        wanted["last features"] += (features - deepest.mean((2, 3))).square().mean()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name].loss, value, rtol=1e-4, atol=1e-5)
@@ -208,12 +208,12 @@ DINO = {"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 2, "num_a
     ("net", "exits"),
     [(ViT(patch=2, width=8, depth=4, heads=2), 3), (MLP(width=8, depth=3), 2), (TransformersNet(config=DINO), 1)],
 )
-def test_exits_sit_on_maps_tokens_and_vectors_and_end_as_wide_as_the_student(lesson, net, exits):
+def test_exits_sit_on_maps_tokens_and_vectors_and_end_as_wide_as_the_last(lesson, net, exits):
     objective = BeYourOwnTeacher(student=net, train=steps(8))
-    module, state, batch, student, teacher = lesson(objective)
+    _, state, batch, student, teacher = lesson(objective)
     assert len(state.exits) == exits
     for leave, path in zip(state.exits, student.paths, strict=False):
-        assert read(leave, student.at(path), [EMBEDDING])[1][EMBEDDING].shape == (6, module.num_features)
+        assert read(leave, student.at(path), [EMBEDDING])[1][EMBEDDING].shape == (6, 8)
     assert total(terms_of(objective, state, batch, student, teacher)).isfinite()
 
 

@@ -20,16 +20,18 @@ from attar.train.objective import Batch, Objective, Progress, Setting, Term
 from attar.train.taps import EMBEDDING, Seen, read
 from attar.train.teacher import Teacher
 
+_LAST = "stage:-1"
+
 
 @method
 class BeYourOwnTeacher(Objective):
     """Teach exits on the student's earlier stages by its last one (Zhang et al. 2019, 1905.08094). There is no teacher.
 
     L = hard · CE(z) + weight · Σ_i [labels · CE(z_i) + kd · T² · KL(sg σ(z / T) ‖ σ(z_i / T)) + features · mean (F_i −
-    sg F)²] over the exits i, with F what the student's last linear layer reads and F_i what that of an exit reads. What
-    leads from a stage to its exit projects the map to the width of F: separable convolutions as far down as the stages
-    behind reduce it, in the place of the authors' bottlenecks. The student answers by its last stage, and exits do not
-    remain.
+    sg F)²] over the exits i, with F the student's last map, averaged over its places, and F_i what an exit's linear
+    layer reads. What leads from a stage to its exit projects the map to the width of F: separable convolutions as far
+    down as the stages behind reduce it, in the place of the authors' bottlenecks. The student answers by its last
+    stage, and exits do not remain.
     """
 
     hard: float = Field(0.9, ge=0)  # weight of the cross-entropy of the last exit, the student's own, 1 − α
@@ -59,27 +61,27 @@ class BeYourOwnTeacher(Objective):
         return found
 
     def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the stages with an exit, and what the student's own head reads."""
-        return [*(path for path, _ in self.early(student)), EMBEDDING], ()
+        """Return the stages with an exit, and the last."""
+        return [*(path for path, _ in self.early(student)), _LAST], ()
 
     def build(self, setting: Setting) -> nn.Module:
         """Return the exits, whose features are as wide as the student's last."""
-        shapes, width = setting.student_shapes, setting.student_shapes[EMBEDDING][0]
+        shapes, classes = setting.student_shapes, setting.data.num_classes
         state = nn.Module()
         state.exits = nn.ModuleList(
-            exit_of(shapes[path], behind, width, setting.data.num_classes)
-            for path, behind in self.early(setting.student)
+            exit_of(shapes[path], behind, shapes[_LAST][0], classes) for path, behind in self.early(setting.student)
         )
         return state
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield what the exits learn from labels, from the last logits and from the last features, each a sum."""
-        last, embedding = student.logits.detach(), student.embedding.detach()
+        last, wanted = student.logits.detach(), student.at(_LAST).detach()
+        wanted = wanted.flatten(2).mean(2) if wanted.dim() > 2 else wanted
         pairs = zip(state.exits, student.paths[:-1], strict=True)
         found = [read(leave, student.at(path), [EMBEDDING]) for leave, path in pairs]
         each = [nn.functional.cross_entropy(logits, batch.labels) for logits, _ in found]
         yield Term("exits", torch.stack(each).sum(), self.labels)
         each = [losses.kl_divergence(logits, last, self.temperature) for logits, _ in found]
         yield Term("last logits", torch.stack(each).sum(), self.kd)
-        each = [losses.hint_distance(inside[EMBEDDING], embedding) for _, inside in found]
+        each = [losses.hint_distance(inside[EMBEDDING], wanted) for _, inside in found]
         yield Term("last features", torch.stack(each).sum(), self.features)
