@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from attar.artifacts import load
-from attar.artifacts.drawing import FlowMap, Multistep, Ode, Overshoot, Segmented
+from attar.artifacts.drawing import Encode, FlowMap, Multistep, Ode, Overshoot, Segmented
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.data.samples import ImageSamples
 from attar.diffusion import (
     Flow,
+    Mixture,
     VPDiscrete,
     drawing,
     integrate,
@@ -38,6 +39,7 @@ from attar.errors import DamagedFile, DataError, RecipeError
 from attar.metrics.work import WorkMeter
 from attar.nets.denoiser_specs import Extras, PointMLP, ResidualMLP
 from attar.nets.denoisers import told
+from exact_samplers import exact_sampler
 
 PROCESSES = [
     FlowProcess(shift=2.0),
@@ -138,6 +140,27 @@ class TestDrawing:
         times = Flow().grid(2) * 0.8
         want = overshooting(late.denoiser, 0.8 * self.noise(), times, self.labels, draw=drawing(rng(4)))
         assert torch.allclose(late(4, self.labels, noise=self.noise(), rng=rng(4)), want)
+
+    def test_samples_are_encoded_and_come_back(self):
+        means = torch.tensor([[-1.0], [1.5]]).double()
+        line = Mixture(means, torch.tensor([0.5, 0.6]).double(), torch.ones(2).double(), torch.tensor([0, 1]))
+        x, steps = torch.tensor([[-1.5], [-0.4], [0.3], [2.0]]), 400
+        ends = [torch.tensor(v).double() for v in (0.0, 1.0)]
+        encoder = exact_sampler(line, Encode(steps=steps))
+        noise = encoder(4, [-1] * 4, noise=x)
+        assert torch.allclose(noise.double(), line.flow_map(x.double(), *ends, Flow()), atol=0.02)
+        back = exact_sampler(line, Ode(steps=steps))(4, [-1] * 4, noise=noise)
+        assert torch.allclose(back, x, atol=0.02)
+        with pytest.raises(RecipeError, match="give it samples"):
+            encoder(4)
+
+    def test_what_is_encoded_is_unit_noise_where_the_process_ends_elsewhere(self):
+        made = sampler(process=SdeProcess(), drawing=Encode(steps=1))
+        process, x = SdeProcess().build(), self.noise()
+        zero, last = torch.zeros(()).double(), torch.ones(()).double()
+        eps = made.denoiser.eps(x, zero, self.labels)
+        want = (process.alpha(last) * x + process.sigma(last) * eps) / process.sigma(last)
+        assert torch.allclose(made(4, self.labels, noise=x), want.float(), atol=1e-5)
 
     def test_flow_map(self):
         made = sampler(drawing=FlowMap(steps=2), extras=Extras(second_time=True))

@@ -21,6 +21,7 @@ from attar.diffusion import (
     dpmpp_1,
     dpmpp_2m,
     drawing,
+    eps_of_jump,
     euler,
     heun,
     integrate,
@@ -156,6 +157,17 @@ def test_progressive_target_lands_where_two_teacher_steps_land():
     torch.testing.assert_close(process.diffuse(target, eps, s), landed)
     zero = torch.zeros(()).double()
     torch.testing.assert_close(x0_of_jump(process, x, landed, t, zero), landed)
+
+
+@pytest.mark.parametrize("process", [Cosine(), VE(t_max=8.0), Flow()], ids=name)
+def test_the_noise_of_a_jump_leads_up_to_where_it_landed_from_clean_data_too(process):
+    x, landed = randn(5, 1), randn(5, 1, seed=1)
+    t, s = span(process)[::-1]
+    x0, eps = x0_of_jump(process, x, landed, t, s), eps_of_jump(process, x, landed, t, s)
+    torch.testing.assert_close(process.diffuse(x0, eps, t), x)
+    torch.testing.assert_close(process.diffuse(x0, eps, s), landed)
+    zero = torch.zeros(()).double()
+    torch.testing.assert_close(process.diffuse(x, eps_of_jump(process, x, landed, zero, s), s), landed)
 
 
 def test_renoising_keeps_the_marginal_and_one_time_a_sample_is_allowed():

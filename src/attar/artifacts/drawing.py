@@ -115,6 +115,22 @@ class Overshoot:
 
 
 @spec
+class Encode:
+    """Carry samples up to the noise from which DDIM makes them: they are given in the place of noise."""
+
+    kind: Literal["encode"] = "encode"
+    steps: int = Field(4, ge=1)
+
+    def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
+        """Return the unit noise of samples `[n, …]`."""
+        times = grid_of(view.process, steps).flip(0).to(noise.device)
+        x = noise
+        for t, s in itertools.pairwise(times):
+            x = ddim(view, x, t, s, condition)
+        return (x / view.process.sigma(times[-1])).to(x.dtype)
+
+
+@spec
 class FlowMap:
     """Jump from time to time by the mean velocity between them, x_r = x − (t − r) u(x, t, r)."""
 
@@ -161,6 +177,6 @@ class Signal:
 
 
 if TYPE_CHECKING:
-    Drawing = Ode | Multistep | Segmented | Overshoot | FlowMap | Signal
+    Drawing = Ode | Multistep | Segmented | Overshoot | Encode | FlowMap | Signal
 else:
-    Drawing = kinds(Ode | Multistep | Segmented | Overshoot | FlowMap | Signal)
+    Drawing = kinds(Ode | Multistep | Segmented | Overshoot | Encode | FlowMap | Signal)

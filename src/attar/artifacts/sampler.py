@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attar import nets
 from attar.artifacts.base import Artifact
-from attar.artifacts.drawing import Drawing, Ode
+from attar.artifacts.drawing import Drawing, Encode, Ode
 from attar.artifacts.picture import contact_sheet
 from attar.data.samples import Samples, numbers, picture
 from attar.diffusion.denoiser import Denoiser
@@ -207,11 +207,14 @@ class Sampler(Artifact):
             steps: of drawing; none: the sampler's own.
             rng: CPU generator of noise and of what is at random; none: one seeded with 0.
             guidance: g of u + g (c − u); none: the sampler's own.
-            noise: unit noise `[n, *shape]` to begin with, instead of drawn.
+            noise: unit noise `[n, *shape]` to begin with, instead of drawn; samples, where their noise is asked for.
 
         Raises:
             AttarError: see `condition_of` and `drawing`.
+            RecipeError: nothing to encode.
         """
+        if noise is None and isinstance(self.reading.drawing, Encode):
+            raise RecipeError("this sampler finds the noise of samples and draws none: give it samples as noise=")
         rng = rng or torch.Generator().manual_seed(0)
         device = next(self.module.parameters()).device
         noise = torch.randn(n, *self.shape, generator=rng) if noise is None else noise

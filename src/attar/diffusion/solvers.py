@@ -252,6 +252,15 @@ def x0_of_jump(process: Process, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor)
     return ((x_s - sigma_s / sigma_t * x_t) / (alpha_s - sigma_s / sigma_t * alpha_t)).to(x_t.dtype)
 
 
+def eps_of_jump(process: Process, x_t: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Return the ε with which one DDIM step leads from x_t up to x_s, s > t, from clean data too.
+
+    (x_s − (α_s/α_t) x_t) / (σ_s − (α_s/α_t) σ_t), the other half of `x0_of_jump`, which is undetermined at t = 0.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(process, t, x_t), _levels(process, s, x_t)
+    return ((x_s - alpha_s / alpha_t * x_t) / (sigma_s - alpha_s / alpha_t * sigma_t)).to(x_t.dtype)
+
+
 def renoise(process: Process, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Return a sample of x_t given x_s for t ≥ s: (α_t/α_s) x + √(σ_t² − (α_t/α_s)² σ_s²) z."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = _levels(process, t, x), _levels(process, s, x)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from attar.artifacts import load
 from attar.artifacts.adapted import AdaptedSampler
-from attar.artifacts.drawing import Ode, Overshoot
+from attar.artifacts.drawing import Encode, Ode, Overshoot
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data.samples import Labelled, PointSamples
-from attar.diffusion import Cosine, Guided, Mixture, integrate
-from attar.diffusion.specs import CosineProcess
+from attar.diffusion import Cosine, Flow, Guided, Mixture, eps_of_jump, integrate
+from attar.diffusion.specs import CosineProcess, FlowProcess
 from attar.diffusion.view import View
 from attar.errors import RecipeError
 from attar.methods.sampler.agd import AdapterGuidance
@@ -214,7 +215,7 @@ class TestStochastic:
     def test_the_student_is_drawn_as_it_was_taught(self):
         assert self.METHOD.drawing() == Overshoot(steps=2)
         assert dataclasses.replace(self.METHOD, stochastic=False).drawing() == Ode(steps=2)
-        with pytest.raises(RecipeError, match="draws nothing anew"):
+        with pytest.raises(RecipeError, match="drawn anew in a single step"):
             build(GuidedDistillation, {"stochastic": True, "steps": 1})
 
     def test_samples_are_drawn_anew_behind_the_same_noise(self, open_run, pictures, taught):
@@ -225,6 +226,79 @@ class TestStochastic:
         first, again, other = (made(2, [0, 1], noise=noise, rng=torch.Generator().manual_seed(s)) for s in (0, 0, 1))
         assert torch.equal(first, again)
         assert not torch.allclose(first, other, atol=1e-3)
+
+
+class ExactUp(exact.Exact):
+    """A network whose ε leads exactly up to `end(t)` by DDIM, from the data on; its velocity may be `off`."""
+
+    off = 0.0
+
+    def forward(self, x, label, condition=None):
+        t = label.double()
+        s = self.end(t)
+        eps = eps_of_jump(self.process, x.double(), exact.carried(self.process, x, t, s), t, s)
+        return ((eps - x) / (1 - t)[:, None] + self.off).to(x.dtype) + self.nothing
+
+
+class TestEncoder:
+    """Stage 2 upwards: rounds of halving the steps from samples to their noise."""
+
+    METHOD = GuidedDistillation(train=TRAIN, teacher_steps=8, steps=2, guidance_steps=2, direction="encode")
+
+    def leaping(self, length, **changes):
+        def end(t):
+            return (t + length).clamp_max(1)
+
+        return exact.student(end).with_module(ExactUp(Flow(), end), **changes)
+
+    def loss(self, run, phase, off=0.0):
+        """The loss of a student that is exact but for what it is off, and the times of its samples."""
+        method, steps = self.METHOD, self.METHOD.phases()[phase].settings["steps"]
+        begun = exact.lesson(run, method, self.leaping(1 / steps))
+        begun.student.module.off = off
+        begun.state = self.leaping(1 / steps / 2)
+        moment = method.moment(begun, method.phases()[phase], 0)
+        (terms,) = method.terms(begun, moment)
+        return float(terms["encoding"].detach()), method.times(begun.process, moment)
+
+    @pytest.mark.parametrize("phase", [1, 2])
+    def test_the_student_of_one_step_for_two_has_no_loss_from_the_data_on(self, phase, open_run):
+        with open_run() as run:
+            found, (t, middle, s) = self.loss(run, phase)
+        assert found < 1e-8
+        assert float(t.min()) == 0
+        assert float(s.max()) == 1
+        assert ((t + s) / 2).tolist() == pytest.approx(middle.tolist())
+
+    def test_its_error_weighs_what_the_errors_of_a_decoder_weigh(self, open_run):
+        with open_run() as run:
+            found, (t, _, _) = self.loss(run, 1, off=0.1)
+        # ε is off by α d where the velocity is off by d, and ω σ²/α² is max(1, σ²/α²)
+        assert found == pytest.approx(float((0.1 * torch.maximum(1 - t, t)).square().mean()), rel=1e-3)
+
+    def test_what_four_steps_encode_four_steps_decode(self):
+        x = exact.GAUSSIAN.sample(6, torch.Generator().manual_seed(0)).float()
+        noise = self.leaping(1 / 4, drawing=Encode(steps=4))(6, noise=x)
+        zeros, ones = torch.zeros(6).double(), torch.ones(6).double()
+        assert torch.allclose(noise.double(), exact.carried(Flow(), x, zeros, ones), atol=1e-5)
+        decoder = exact.student(lambda t: (t - 1 / 4).clamp_min(0))
+        assert torch.allclose(decoder(6, noise=noise, steps=4), x, atol=1e-5)
+
+    def test_an_encoder_is_made_and_kept(self, open_run, pictures, taught, tmp_path):
+        fields = {**SHRUNK, "guidance_steps": 2, "teacher_steps": 4, "steps": 2, "direction": "encode"}
+        with open_run() as run:
+            made = build(GuidedDistillation, fields)(run, data=pictures, teacher=taught(process=CosineProcess()))
+        assert made.reading.drawing == Encode(steps=2)
+        x, _ = pictures.draw(2, torch.Generator().manual_seed(0))
+        assert load(made.save(tmp_path / "encoder"))(2, [0, 1], noise=x).isfinite().all()
+        with open_run() as run, pytest.raises(RecipeError, match="holds no noise at t = 0"):
+            build(GuidedDistillation, fields)(
+                run, data=pictures, teacher=taught(process=FlowProcess(), prediction="x0")
+            )
+
+    def test_nothing_is_drawn_anew_to_encode(self):
+        with pytest.raises(RecipeError, match="or to encode"):
+            build(GuidedDistillation, {"stochastic": True, "direction": "encode"})
 
 
 class TestTrajectories:
