@@ -97,13 +97,15 @@ def systems(
 @app.command()
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="A system's id.")],
+    *,
+    whole: Annotated[bool, typer.Option("--all", help="Every field, those inside of others too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show a system: its paper, inputs, fields with units and ranges, presets, claim and an example."""
     with _answer(as_json) as answer:
         from attar import catalogue, terminal
 
-        answer(catalogue.entry(id), terminal.show_entry)
+        answer(catalogue.entry(id), lambda entry: terminal.show_entry(entry, whole=whole))
 
 
 @app.command()

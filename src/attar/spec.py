@@ -16,7 +16,7 @@ import json
 import textwrap
 import tokenize
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
@@ -135,7 +135,7 @@ def build(
     try:
         return cls(**values)
     except ValidationError as error:
-        raise RecipeError(_explain(error, name, values)) from None
+        raise RecipeError(_explain(error, cls, name)) from None
 
 
 def build_method(told: Any, *, preset: str | None = None) -> Any:
@@ -263,15 +263,48 @@ def _where_to_look(name: str, what: str) -> str:
     return f" 'attar show {name}' lists {what}" if known else ""
 
 
-def _explain(error: ValidationError, name: str, values: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, cls: type, name: str) -> str:
     """Say which field is wrong, what was expected and what came."""
     lines = []
     for problem in error.errors(include_url=False):
-        tags = {str(value.get("kind")) for value in values.values() if isinstance(value, Mapping)}
-        where = ".".join(str(part) for part in problem["loc"] if part not in tags)
+        *above, last = problem["loc"] or ("",)
+        path, beside = _followed(cls, above)
+        where = ".".join(str(part) for part in (*path, last) if str(part) not in _kinds_in(beside))
+        if problem["type"] == "unexpected_keyword_argument":
+            hint = did_you_mean(str(last), {field for one in beside for field in _known(one)} - {"kind"})
+            lines.append(f"'{name}' has no field '{where}'{hint.removesuffix('.')}")
+            continue
         message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"field '{where}' of '{name}': {message[:1].lower()}{message[1:]}; got {problem['input']!r}")
-    return "; ".join(lines) + "." + _where_to_look(name, "fields, units and ranges")
+    told = "; ".join(lines)
+    return told + ("" if told.endswith("?") else ".") + _where_to_look(name, "fields, units and ranges")
+
+
+def _followed(cls: type, path: Iterable[Any]) -> tuple[list[Any], list[type]]:
+    """Follow a path as pydantic tells it, of names and kinds; return its names, and the specs that may lie there."""
+    names, here = [], [cls]
+    for part in path:
+        if str(part) in _kinds_in(here):
+            here = [one for one in here if str(part) in _kinds_in([one])]
+            continue
+        names.append(part)
+        here = [inner for one in here if part in _known(one) for inner in _specs_in(_known(one)[part].annotation)]
+    return names, here
+
+
+def _kinds_in(specs: Iterable[type]) -> set[str]:
+    return {str(_known(one)["kind"].default) for one in specs if "kind" in _known(one)}
+
+
+def _known(cls: Any) -> dict[str, Any]:
+    return cls.__pydantic_fields__ if hasattr(cls, "__pydantic_fields__") else {}
+
+
+def _specs_in(hint: Any) -> list[type]:
+    """Return the spec classes in an annotation."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return [hint]
+    return [inner for part in typing.get_args(hint) for inner in _specs_in(part)]
 
 
 Method = Callable[..., Any]  # a method's instance: `method(run, *, inputs…) -> artifact`

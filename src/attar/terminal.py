@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 STATUS_STYLES = {"works": "green", "partial": "yellow", "planned": "dim"}
+SCREEN = 48  # rows of a table that are read without searching
 VERDICT_STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
@@ -116,8 +117,8 @@ def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:
     out.print(f"{len(rows)} claims, {undecided} of them undecided. 'attar claim ID' checks one.")
 
 
-def show_entry(entry: Mapping[str, Any]) -> None:
-    """Print what there is to say of one system, see `attar.catalogue.entry`."""
+def show_entry(entry: Mapping[str, Any], *, whole: bool = False) -> None:
+    """Print what there is to say of one system, see `attar.catalogue.entry`; unless `whole`, outer fields alone."""
     out = console()
     out.print(Text(entry["title"], style="bold"))
     about = [entry["paper"], entry["family"], "base" if entry["base"] else "", entry["status"]]
@@ -129,8 +130,11 @@ def show_entry(entry: Mapping[str, Any]) -> None:
     if entry["inputs"]:
         cells = [(i["name"], i["type"], "needed" if i["required"] else "may be left out") for i in entry["inputs"]]
         out.print(table(("input", "type", ""), cells))
-    cells = [tuple(field[key] for key in ("name", "default", "type", "range", "note")) for field in entry["fields"]]
+    shown = entry["fields"] if whole else outer_fields(entry["fields"])
+    cells = [tuple(field[key] for key in ("name", "default", "type", "range", "note")) for field in shown]
     out.print(table(("field", "default", "type", "range", "note"), cells, right=("default",)))
+    if folded := len(entry["fields"]) - len(shown):
+        out.print(f"{folded} more fields lie inside these: attar show {entry['id']} --all", style="dim")
     for name, values in entry["presets"].items():
         settings = " ".join(f"{key}={as_text(value)}" for key, value in values.items())
         out.print(f"preset={name}: {settings or 'the defaults above'}", markup=False)
@@ -139,6 +143,13 @@ def show_entry(entry: Mapping[str, Any]) -> None:
         result = Text("Verdict: ").append_text(verdict(entry))
         out.print(result.append(f"  {effect(entry)}") if entry["verdict"] else "Verdict: none yet")
     out.print(f"\nExample: {entry['example']}", markup=False)
+
+
+def outer_fields(fields: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the fields down to the depth at which they still fit on a screen."""
+    depths = [field["name"].count(".") for field in fields]
+    fitting = [limit for limit in set(depths) if sum(depth <= limit for depth in depths) <= SCREEN]
+    return [field for field, depth in zip(fields, depths, strict=True) if depth <= max(fitting, default=0)]
 
 
 def show_arms(result: Mapping[str, Any]) -> None:

@@ -90,12 +90,28 @@ def test_show_prints_fields_with_range_and_note_and_an_example(attar):
     for words in ("arXiv 2110.04181", "images per class", "net.width", "preset=small", "attar run dm"):
         assert words in out
     assert last_line(attar("show", "dm", "--json")[1])["id"] == "dm"
+    assert "--all" not in out
+
+
+def test_show_of_a_system_with_many_fields_folds_the_inner_ones(attar):
+    out = attar("show", "hyper-sd")[1]
+    whole = attar("show", "hyper-sd", "--all")[1]
+    assert "guidance" in out
+    assert "more fields lie inside these: attar show hyper-sd --all" in out
+    assert "teaching.net.width" in whole
+    assert "teaching.net.width" not in out
+    assert len(out.splitlines()) < 100 < len(whole.splitlines())
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["run", "datdam"], "unknown method 'datdam'; did you mean 'datadam'?"),
+        (["run", "dm", "net.widht=3"], "'dm' has no field 'net.widht'; did you mean 'width'?"),
+        (
+            ["run", "lcm", "teaching.net=unet", "teaching.net.multiplyers=3"],
+            "'lcm' has no field 'teaching.net.multiplyers'; did you mean 'multipliers'?",
+        ),
         (["run", PLANNED.id], "planned"),
         (["run", "dm", "ipc"], "key=value"),
         (["run", "dm", "ipc="], "no value"),
