@@ -49,7 +49,7 @@ class TransformersNetwork(Network):
         self.config = read_config(spec, channels, size, classes)
         self.name, self.num_classes = spec.name, classes
         self.model, self.head = _headless(_make(self.config))
-        self.__dict__["stages"] = _blocks(self.model)  # registered there already: weights have one name each
+        self.__dict__["stages"] = blocks_of(self.model)  # registered there already: weights have one name each
         self.collapse = nn.Identity()  # the model's own pooling is inside; every way through passes here
         self.num_features = self.head.in_features
         self.sight = Sight(channels, int(_vision(self.config).num_channels), _side(self.config))
@@ -245,8 +245,12 @@ def _dropouts(config: Any) -> list[str]:
     return [key for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)]
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the first list of modules in a model, the one nearest to its root."""
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """Return the first list of modules in a model, the one nearest to its root.
+
+    Raises:
+        RecipeError: there is none.
+    """
     waiting = [model]
     while waiting:
         layer = waiting.pop(0)

@@ -10,7 +10,8 @@ from torch import nn
 from attar import nets
 from attar.errors import RecipeError
 from attar.methods.model.talking_models import Speaker, TalkingModels
-from attar.nets import ConvNet
+from attar.methods.model.tops import Top
+from attar.nets import ConvNet, TransformersNet
 from attar.run import SGD, Cosine
 from attar.train.objective import Batch, Progress, Setting, StudentTraining
 from attar.train.taps import EMBEDDING, Seen, Told, read, shapes
@@ -151,3 +152,75 @@ def test_a_teacher_of_other_classes_teaches_and_only_the_student_remains(data, t
     with open_run() as run:
         silent = dataclasses.replace(METHOD, weight=0.0)(run, data=data, teacher=Teacher.of(foreign))
     assert not torch.equal(student.module.head.weight, silent.module.head.weight)
+
+
+TOKENS = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 2, "intermediate_size": 16}
+OTHERS = {
+    "vit": (TOKENS, (17, 8)),
+    "swin": ({"embed_dim": 4, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2, "patch_size": 2}, (4, 8)),
+    "resnet": ({"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}, (4, 2, 2)),
+}
+
+
+def model_of(family, data):
+    """Return a classifier of transformers, as one of our networks and as transformers has it."""
+    net = TransformersNet(config={"model_type": family, **OTHERS[family][0]})
+    module = nets.fresh(net, data, torch.Generator().manual_seed(3)).eval()
+    return net, module, module.original().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_the_top_of_a_model_of_transformers_goes_on_from_what_its_blocks_read(family, data):
+    _, module, plain = model_of(family, data)
+    x, two = data.normalised(torch.arange(5)), data.normalised(torch.arange(2))
+    for network in (module, plain):
+        top = Top(network, 1, two)
+        assert tuple(top.entry) == OTHERS[family][1]
+        given = []
+        handle = module.stages[-1].register_forward_pre_hook(lambda _, args, given=given: given.append(args[0]))
+        state = module.embed(x)
+        handle.remove()
+        torch.testing.assert_close(top(given[0]), state)
+        own = torch.randn(5, *top.entry, requires_grad=True)
+        (slope,) = torch.autograd.grad(top(own).square().sum(), own)
+        assert (slope.flatten(1).abs().amax(1) > 0).all()
+        assert not any(layer._forward_pre_hooks for layer in network.modules())
+
+
+def test_student_and_teacher_of_transformers_talk(data, open_run):
+    net, _, teacher = model_of("vit", data)
+    found = []
+    for weight in (1.0, 0.0):
+        with open_run() as run:
+            method = dataclasses.replace(METHOD, student=net, top=2, weight=weight)
+            found.append(method(run, data=data, teacher=Teacher.of(teacher)).tensors())
+    assert set(found[0]) == set(nets.fresh(net, data, torch.Generator()).state_dict())
+    assert not torch.equal(found[0]["head.weight"], found[1]["head.weight"])
+
+
+class Woven(nn.Module):
+    """Blocks that all read the image, so that the last ones cannot be given something else."""
+
+    def __init__(self, pooled=True):
+        super().__init__()
+        self.blocks, self.pooled = nn.ModuleList(nn.Linear(64, 4) for _ in range(2)), pooled
+        self.classifier = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        places = torch.stack([block(x) for block in self.blocks], 1)
+        return self.classifier(places.mean(1) if self.pooled else places)
+
+
+def test_networks_that_cannot_go_on_are_refused_before_the_first_step(data):
+    two = data.normalised(torch.arange(2))
+    for network, top, told in (
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), 1, "in no list.*; top=0 takes"),
+        (Woven(), 2, r"Woven cannot go on from a message: .*\. top=0 takes"),
+        (Woven(), 3, "Woven has 2 stages, and top=3"),
+        (Woven(pooled=False), 0, r"reads \[2, 4\] numbers of a sample"),
+    ):
+        with pytest.raises(RecipeError, match=told):
+            Top(network, top, two)
+        assert network.training
+    assert Top(Woven(), 0, two).entry == torch.Size([4])

@@ -5,7 +5,6 @@ A reconstruction: no code is public, and only the abstract's statements are conf
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -14,12 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar import losses
-from attar.errors import RecipeError
+from attar.methods.model.tops import Top
 from attar.run import AdamW, Learner
 from attar.run.optimizers import Optimizer
 from attar.spec import method
 from attar.train.objective import Batch, Objective, Progress, Setting, Term
-from attar.train.taps import EMBEDDING, Seen, place, shapes
+from attar.train.taps import EMBEDDING, Seen, place
 
 
 @method
@@ -40,7 +39,7 @@ class TalkingModels(Objective):
     rounds: int = Field(1, ge=0)  # of question and reply; 0: the teacher's own message alone
     message: int | None = Field(None, ge=1)  # numbers of a message; none: the smaller state's
     hidden: int = Field(256, ge=1)  # units between, in encoders and decoders
-    top: int = Field(1, ge=0)  # last stages that go on from a message; 0: the linear layer alone
+    top: int = Field(1, ge=0)  # last stages, or blocks, that go on from a message; 0: the linear layer alone
     task: float = Field(1.0, ge=0)  # weight of the cross-entropies after messages; of 0.1 to 1, as the next three
     consistency: float = Field(1.0, ge=0)
     alignment: float = Field(1.0, ge=0)
@@ -110,31 +109,19 @@ class Speaker(nn.Module):
         hidden: units between.
 
     Raises:
-        RecipeError: the network has no such stages.
+        RecipeError: the network has no such stages, or they cannot go on from a message.
     """
 
     def __init__(self, network: nn.Module, top: int, two: Tensor, *, size: int, message: int, hidden: int) -> None:
         super().__init__()
-        stages = len(getattr(network, "stages", ()))
-        if top and (top > stages or not hasattr(network, "collapse")):
-            raise RecipeError(f"{type(network).__name__} has {stages} stages, and top={top} go on from a message")
-        self._network, self.first = [network], stages - top if top else None
-        path = EMBEDDING if self.first is None else f"stages.{self.first}:input"
-        self.entry = shapes(network, two, [path])[path]
+        self._network, self._top = [network], Top(network, top, two)
+        self.entry = self._top.entry
         self.encode = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, message))
         self.decode = nn.Sequential(nn.Linear(message, hidden), nn.ReLU(), nn.Linear(hidden, self.entry.numel()))
 
     def hear(self, message: Tensor) -> Tensor:
         """Return the network's state `[n, size]` after a message `[n, message]`; gradients pass."""
-        network: Any = self._network[0]
-        x = self.decode(message).unflatten(1, self.entry)
-        if self.first is None:
-            return x
-        with undisturbed(network):
-            for stage, pool in zip(network.stages[self.first :], network.pools[self.first :], strict=True):
-                x = pool(stage(x))
-            state: Tensor = network.collapse(x)
-        return state
+        return self._top(self.decode(message).unflatten(1, self.entry))
 
     def consistency(self, state: Tensor) -> Tensor:
         """Return the mean squared distance of a state and the state after its own message."""
@@ -144,17 +131,3 @@ class Speaker(nn.Module):
         """Return the network's logits for a state."""
         logits: Tensor = place(self._network[0], EMBEDDING)[0](state)
         return logits
-
-
-@contextlib.contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of batch norms: the network that remains alone never hears a message."""
-    norms = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, kept, strict=True):
-            norm.momentum = momentum
