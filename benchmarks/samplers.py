@@ -62,9 +62,9 @@ def by_hand(data: ImageSamples, teacher: Sampler) -> Callable[[], object]:
     target, kept = (copy.deepcopy(student).requires_grad_(False) for _ in range(2))
     weights = list(student.parameters())
     optimizer = torch.optim.Adam(weights, 1e-3)
+    student.train()
 
     def step() -> None:
-        student.train()
         x0, label = data.draw(MANY, rng)
         noise = torch.randn(x0.shape, generator=rng)
         place = torch.randint(INTERVALS, (MANY,), generator=rng)

@@ -175,8 +175,8 @@ class Distillation:
         lesson.state = self.build(lesson)
         for phase in self.phases():
             self.enter(lesson, phase)
+            lesson.student.module.train()
             for step in run.loop(phase.name, phase.steps):
-                lesson.student.module.train()
                 moment = self.moment(lesson, phase, step)
                 for terms in self.terms(lesson, moment):
                     run.backward(terms, lesson.learner)
