@@ -69,6 +69,7 @@ def grade_sampler(
     Raises:
         AttarError: nothing says the data, or they are of another shape than the sampler's; or a setting is wrong.
     """
+    sampler.refuse_encoding()
     protocol = build(Generation, dict(settings or {}), name="protocol")
     subject = _subject(sampler, target, data, teacher, protocol)
     points = not isinstance(subject.data, ImageSamples)

@@ -71,11 +71,12 @@ def draw(
     """Return `n` samples of each name `[max(1, names), n, *shape]`, and what one of them took.
 
     Raises:
-        AttarError: fewer than one sample or step, or a name that the sampler does not know.
+        AttarError: fewer than one sample or step, a name that the sampler does not know, or one that only encodes.
     """
     for what, count in (("samples", n), ("steps", steps)):
         if count is not None and count < 1:
             raise RecipeError(f"a sampler draws at least one sample, in at least one step; got {count} {what}")
+    sampler.refuse_encoding()
     told = condition_of(sampler, names).repeat_interleave(n, 0) if names else None
     count = n * max(1, len(names))
     rng = torch.Generator().manual_seed(seed)

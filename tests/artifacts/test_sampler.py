@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attar import sampling
 from attar.artifacts import load
 from attar.artifacts.drawing import Encode, FlowMap, Multistep, Ode, Overshoot, Segmented
 from attar.artifacts.sampler import Reading, Sampler
@@ -36,6 +37,7 @@ from attar.diffusion.specs import (
     spec_of,
 )
 from attar.errors import DamagedFile, DataError, RecipeError
+from attar.generating import grade_sampler
 from attar.metrics.work import WorkMeter
 from attar.nets.denoiser_specs import Extras, PointMLP, ResidualMLP
 from attar.nets.denoisers import told
@@ -151,8 +153,13 @@ class TestDrawing:
         assert torch.allclose(noise.double(), line.flow_map(x.double(), *ends, Flow()), atol=0.02)
         back = exact_sampler(line, Ode(steps=steps))(4, [-1] * 4, noise=noise)
         assert torch.allclose(back, x, atol=0.02)
-        with pytest.raises(RecipeError, match="give it samples"):
-            encoder(4)
+        for draw in (
+            lambda: encoder(4),
+            lambda: sampling.draw(encoder, (), n=4, steps=None, seed=0),
+            lambda: grade_sampler(encoder, None, data="ring"),
+        ):
+            with pytest.raises(RecipeError, match="with the samples as noise="):
+                draw()
 
     def test_what_is_encoded_is_unit_noise_where_the_process_ends_elsewhere(self):
         made = sampler(process=SdeProcess(), drawing=Encode(steps=1))

@@ -213,8 +213,8 @@ class Sampler(Artifact):
             AttarError: see `condition_of` and `drawing`.
             RecipeError: nothing to encode.
         """
-        if noise is None and isinstance(self.reading.drawing, Encode):
-            raise RecipeError("this sampler finds the noise of samples and draws none: give it samples as noise=")
+        if noise is None:
+            self.refuse_encoding()
         rng = rng or torch.Generator().manual_seed(0)
         device = next(self.module.parameters()).device
         noise = torch.randn(n, *self.shape, generator=rng) if noise is None else noise
@@ -237,6 +237,17 @@ class Sampler(Artifact):
             )  # fmt: skip
         self.module.train(was_training)
         return torch.cat(parts)
+
+    def refuse_encoding(self) -> None:
+        """Refuse to draw where noise is found instead of samples.
+
+        Raises:
+            RecipeError: it is.
+        """
+        if isinstance(self.reading.drawing, Encode):
+            raise RecipeError(
+                "this network finds the noise of samples and draws none; in Python, call it with the samples as noise="
+            )
 
     def picture(self, x: Tensor) -> Tensor:
         """Return samples `[n, C, H, W]` as pixels in [0, 1]; raises DataError where they are no images."""

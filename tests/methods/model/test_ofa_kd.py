@@ -10,7 +10,7 @@ from attar import losses, nets
 from attar.errors import RecipeError
 from attar.methods.model.exits import TokenExit, exit_of, map_exit, separable, staged
 from attar.methods.model.ofa_kd import OneForAll
-from attar.nets import ConvNet, ViT
+from attar.nets import ConvNet, TransformersNet, ViT
 from attar.run import SGD, Cosine
 from attar.train.objective import Batch, Progress, Setting, StudentTraining
 from attar.train.taps import Seen, Told, shapes
@@ -120,7 +120,13 @@ def test_without_enhancement_it_is_soft_cross_entropy_whatever_the_label(data, t
     torch.testing.assert_close(both, plain + nn.functional.cross_entropy(z, labels))
 
 
-@pytest.mark.parametrize("net", [NET, ViT(patch=2, width=8, depth=5, heads=2)])
+HUGGING = TransformersNet(
+    config={"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "intermediate_size": 16, "patch_size": 2},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("net", [NET, ViT(patch=2, width=8, depth=5, heads=2), HUGGING])
 def test_exits_train_the_student_and_do_not_remain(data, teacher, open_run, net):
     found = []
     for weight in (0.0, 1.0):

@@ -28,9 +28,9 @@ def staged(student: nn.Module, wanted: Sequence[int], most: int = 4) -> list[tup
     if not blocks:
         raise RecipeError(f"{type(student).__name__} has no stages to put exits on; take one of Attar's networks")
     count = min(most, blocks)
-    found = [
-        (f"stages.{math.ceil(blocks * number / count) - 1}", count - number) for number in wanted if number <= count
-    ]
+    own = any(name == "stages.0" for name, _ in student.named_modules())
+    at = "stages." if own else "stage:"  # of a network of transformers, whose tokens come as a map
+    found = [(f"{at}{math.ceil(blocks * number / count) - 1}", count - number) for number in wanted if number <= count]
     if not found:
         raise RecipeError(f"{type(student).__name__} has {count} stages, and exits are wanted on {tuple(wanted)} alone")
     return found
