@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+SIDE = 56  # pixels of a sheet that an image has at least, about
 PAPER = (255, 255, 255)  # between the images of a sheet
 
 
-def contact_sheet(images: torch.Tensor, columns: int | None = None, scale: int = 2, gap: int = 2) -> Image.Image:
+def contact_sheet(
+    images: torch.Tensor, columns: int | None = None, scale: int | None = None, gap: int = 2
+) -> Image.Image:
     """Lay images out row by row on one white sheet, as `preview.png` shows a distilled set.
 
     Args:
         images: `[N, C, H, W]` in [0, 1] (clipped) or uint8; one channel is grey, three are red, green, blue.
         columns: images in a row; without it, the sheet is as square as it can be.
-        scale: side of a pixel on the sheet, in pixels.
+        scale: side of a pixel on the sheet, in pixels; without it 2, and more where images are small.
         gap: space around and between images, in pixels of the sheet.
 
     Raises:
@@ -31,6 +34,7 @@ def contact_sheet(images: torch.Tensor, columns: int | None = None, scale: int =
     from PIL import Image
 
     pixels = _bytes(images)
+    scale = scale or max(2, SIDE // pixels.shape[2])
     count, height, width = pixels.shape[0], pixels.shape[2] * scale, pixels.shape[3] * scale
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
