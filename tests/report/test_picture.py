@@ -42,3 +42,9 @@ def test_a_sheet_without_columns_is_nearly_square() -> None:
 def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="1 \\(grey\\) or 3"):
         contact_sheet(torch.zeros(shape))
+
+
+def test_small_images_are_enlarged_until_they_can_be_seen():
+    assert contact_sheet(torch.rand(4, 1, 8, 8), gap=0).size == (2 * 56, 2 * 56)
+    assert contact_sheet(torch.rand(4, 1, 28, 28), gap=0).size == (2 * 56, 2 * 56)
+    assert contact_sheet(torch.rand(4, 3, 64, 64), gap=0).size == (2 * 128, 2 * 128)
