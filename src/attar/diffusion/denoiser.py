@@ -48,7 +48,10 @@ class Denoiser(View):
         Raises:
             RecipeError: a time outside the process, or an output of another shape than x.
         """
-        exact = self.process.inside(t.double())
+        return self._output(x, self.process.inside(t.double()), condition)
+
+    def _output(self, x: Tensor, exact: Tensor, condition: Condition) -> Tensor:
+        """Return what the network predicts at times that are float64 and inside the process."""
         given, label = x, self.process.label(exact)
         if isinstance(self.process, VE) and self.prediction == "edm":
             length = torch.hypot(exact, torch.full_like(exact, self.process.sigma_data))
@@ -70,13 +73,14 @@ class Denoiser(View):
         Raises:
             RecipeError: see `output` and `prediction.to_x0_eps`.
         """
-        output = self.output(x, t, condition)
-        return to_x0_eps(output, x, self.process.inside(t.double()), self.process, self.prediction)
+        exact = self.process.inside(t.double())
+        return to_x0_eps(self._output(x, exact, condition), x, exact, self.process, self.prediction)
 
     def predict(self, x: Tensor, t: Tensor, condition: Condition = None, *, kind: Prediction) -> Tensor:
         """Return a prediction of any kind; the network's own kind is its output, untouched."""
-        output = self.output(x, t, condition)
-        return convert(output, x, self.process.inside(t.double()), self.process, source=self.prediction, target=kind)
+        exact = self.process.inside(t.double())
+        output = self._output(x, exact, condition)
+        return convert(output, x, exact, self.process, source=self.prediction, target=kind)
 
     def x0(self, x: Tensor, t: Tensor, condition: Condition = None) -> Tensor:
         """Return the clean sample, also where ε is undetermined."""

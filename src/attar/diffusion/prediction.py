@@ -98,9 +98,9 @@ def convert(
     if source == target:
         check_prediction(source, process)
         return output
-    a, b = (spread(value, x) for value in coefficients(target, process, t))
     if target == "x0" and source != "eps":  # x0 alone may exist where ε does not
         return _x0(output, x, t, process, source).to(x.dtype)
+    a, b = (spread(value, x) for value in coefficients(target, process, t))
     x0, eps = _solved(output, x, t, process, source)
     return (a * x0 + b * eps).to(x.dtype)
 
