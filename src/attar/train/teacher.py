@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from attar import nets
 from attar.artifacts import Student, fingerprint_of, load
 from attar.artifacts.soft_labels import SoftLabels
 from attar.data import Images
@@ -104,6 +105,20 @@ class Teacher:
         modules = [self._member(run, data, teaching, number, foreign) for number in range(len(self.members))]
         made = modules[0] if len(modules) == 1 else Ensemble(modules)
         return made.to(run.device).eval().requires_grad_(False)
+
+    def architecture(self, run: Run, data: Images) -> nn.Module:
+        """Return a module built like the one that `ready` gives, for those who redraw its weights; nothing is trained.
+
+        Raises:
+            AttarError: see `ready`.
+        """
+        modules = []
+        for number, member in enumerate(self.members):
+            if isinstance(member, Student | nn.Module):
+                modules.append(self._member(run, data, Teaching(), number, foreign=False))
+            else:
+                modules.append(nets.fresh(member, data, run.rng("architecture", number)))
+        return modules[0] if len(modules) == 1 else Ensemble(modules)
 
     def _member(self, run: Run, data: Images, teaching: Teaching, number: int, foreign: bool) -> nn.Module:
         member = self.members[number]

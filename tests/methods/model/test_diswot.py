@@ -155,3 +155,26 @@ def test_the_papers_defaults():
     assert (made.population, made.tournament, made.parents, made.evaluations, made.batch) == (36, 8, 5, 1000, 64)
     assert made.space.depths == (1, 3, 5, 7)
     assert made.space.net((1, 3, 5, 16, 32, 64)) == StagedResNet(blocks=(1, 3, 5), widths=(16, 32, 64))
+
+
+def test_students_of_another_width_are_refused_before_a_teacher_is_trained(data, open_run):
+    with open_run() as run:
+        with pytest.raises(RecipeError, match=r"has 64, students end with \[6\]; set space.widths='\[\[4\], \[64\]\]'"):
+            SearchedStudent(space=Space(depths=(1,), widths=((4,), (6,))))(run, data=data, teacher="resnet8")
+        assert not run.parents
+
+
+def test_the_search_asks_for_no_trained_teacher(data, open_run, monkeypatch):
+    searched = []
+    search = SearchedStudent.search
+
+    def watched(method, run, data, teacher):
+        searched.append(dict(run.parents))
+        return search(method, run, data, teacher)
+
+    monkeypatch.setattr(SearchedStudent, "search", watched)
+    with open_run() as run:
+        method = dataclasses.replace(METHOD, space=Space(depths=(1,), widths=((4,), (64,))), evaluations=1)
+        method(run, data=data, teacher="resnet8")
+        assert run.parents
+    assert searched == [{}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -20,6 +21,7 @@ from attar.nets import StagedResNet
 from attar.run import Run
 from attar.spec import method, spec, to_json
 from attar.train.objective import Objective
+from attar.train.taps import EMBEDDING, place
 from attar.train.teacher import Teacher
 
 Genes = tuple[int, ...]  # blocks of every stage, then their widths
@@ -74,7 +76,7 @@ class SearchedStudent:
     version: ClassVar = 1
     presets: ClassVar[dict[str, Any]] = {
         "small": {
-            "space": {"depths": (1, 2, 3), "widths": ((16,), (16, 32), (32,))},
+            "space": {"depths": (1, 2, 3), "widths": ((16,), (16, 32), (64,))},  # for teachers such as resnet20
             "evaluations": 30,
             "population": 10,
             "tournament": 4,
@@ -97,12 +99,27 @@ class SearchedStudent:
     def __call__(self, run: Run, *, data: Images, teacher: Teacher) -> Student:
         """Search, write the ranking to search.json, and train the student that is found."""
         teacher = Teacher.of(teacher)
-        tutor = teacher.ready(run, data, self.distillation.teaching)
-        ranked = self.search(run, data, tutor)
+        ranked = self.search(run, data, self.fitting(teacher.architecture(run, data)))
         rows = [{"net": to_json(self.space.net(genes)), "score": score} for genes, score in ranked]
         run.write("search.json", {"ranking": rows})
         found = dataclasses.replace(self.distillation, student=self.space.net(ranked[0][0]))
         return found(run, data=data, teacher=teacher)
+
+    def fitting(self, teacher: nn.Module) -> nn.Module:
+        """Return the teacher, before anything is scored.
+
+        Raises:
+            RecipeError: the score relates channels, and students end with others than the teacher.
+        """
+        head: Any = place(teacher, EMBEDDING)[0]
+        ends, width = self.space.widths[-1], head.weight.shape[1]
+        if self.score != "relation" and set(ends) != {width}:
+            wanted = json.dumps([*self.space.widths[:-1], [width]])
+            raise RecipeError(
+                f"the score relates channels: the teacher's embedding has {width}, students end with {list(ends)}; "
+                f"set space.widths='{wanted}', take a teacher of that width, or score=relation"
+            )
+        return teacher
 
     def search(self, run: Run, data: Images, teacher: nn.Module) -> list[tuple[Genes, float]]:
         """Return the students that were scored and their scores, best first; the teacher's weights are redrawn."""
