@@ -27,16 +27,17 @@ Runner = Callable[[Sequence[Job], str], dict[tuple[str, int, str], Outcome]]
 WORKERS = 2
 BASES = (
     "kd", "dkd", "nkd", "dist", "fitnet", "attention", "sp", "rkd", "pkt", "cc", "vid", "nst", "crd", "ofd", "reviewkd",
-    "ickd", "cka", "simkd", "label-smoothing", "tf-kd",
+    "ickd", "cka", "simkd", "label-smoothing", "tf-kd", "ps-kd", "cs-kd", "byot",
 )  # fmt: skip
+STRENGTHS = {"label-smoothing": "smoothing", "ps-kd": "share"}  # what a strength multiplies, where not the weight
 SUMS = ("kd+crd", "kd+attention", "dkd+reviewkd")
 
 
 class ObjectiveBench(VisionClaim):
     """Objectives beside each other: the rig of the vision claims, 700 steps each, rate and weight tuned alike.
 
-    An arm's `strength` multiplies what its teacher weighs in the paper (for label smoothing, ε). The arm on labels
-    alone tunes weight decay instead, so that all have equally many trials.
+    An arm's `strength` multiplies what its teacher weighs in the paper (for label smoothing, ε; a share is 1 at most).
+    The arm on labels alone tunes weight decay instead, so that all have equally many trials.
     """
 
     id = "bench-kd"
@@ -72,8 +73,8 @@ class ObjectiveBench(VisionClaim):
             hard = 0.1 if name.startswith("kd+") else 1.0  # the weight of the labels beside KD
             return TrainStudent(objective=parts(name), hard=hard, weight=strength, **fields)
         cls: Any = ledger.method_class(name)
-        if name == "label-smoothing":
-            return cls(smoothing=cls().smoothing * strength, **fields)
+        if own := STRENGTHS.get(name):
+            return cls(**{own: min(1.0, getattr(cls(), own) * strength)}, **fields)
         return cls(weight=cls().weight * strength, **fields)
 
 
