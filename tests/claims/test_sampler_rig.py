@@ -12,6 +12,7 @@ from attar.errors import NonFinite, RecipeError
 from attar.methods.sampler.consistency import Consistency
 from attar.methods.sampler.core.distillation import Distillation
 from attar.methods.sampler.core.teacher import GivenTeacher
+from attar.metrics import generative
 from attar.metrics.work import WorkMeter
 from attar.spec import build
 from exact_samplers import exact_sampler
@@ -104,6 +105,10 @@ def test_distances_to_a_guided_teacher_are_to_its_samples(open_run, monkeypatch)
     guided = claim.references(run, RING, teacher, guidance=3.0, steps=8)
     near = claim.judge(run, RING, teacher, (16,), guidance=3.0, against=guided)
     far = claim.judge(run, RING, teacher, (16,), guidance=3.0, against=unguided)
+    # the floor is that of the guided teacher's other samples, not of real points
+    ends, others = guided.ends.float().chunk(2)
+    floor = generative.sliced_wasserstein(others, ends, torch.Generator().manual_seed(0))
+    assert near["sliced_wasserstein_floor"] == pytest.approx(floor)
     assert near["sliced_wasserstein_16"] < far["sliced_wasserstein_16"]
     assert near["energy_16"] < far["energy_16"]
     # the same noise: a finer solver goes where the reference went

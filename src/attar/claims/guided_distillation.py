@@ -71,7 +71,8 @@ class GuidedDistillationClaim(GuidedClaim):
         steps = EVALUATIONS if name == "distilled" else EVALUATIONS // 2
         found = []
         for scale in self.guidance:
-            ends = self.guided(run, bed, teacher, scale, steps=64, solver="heun")
+            count = 2 * self.samples(bed)
+            ends = self.references(run, bed, teacher, guidance=scale, solver="heun", steps=64, count=count)
             found.append(self.judge(run, bed, made, (steps,), guidance=scale, against=ends))
         names = ("sliced_wasserstein", "energy", "coverage", "accuracy")
         told = {name: geometric_mean([one[f"{name}_{steps}"] for one in found]) for name in names}

@@ -198,16 +198,20 @@ class SamplerClaim(Claim):
 
         Points: `sliced_wasserstein`, `energy`, `coverage`, `accuracy`. Pictures: `frechet`, `kernel`, `coverage`,
         `accuracy`, `high_frequencies` … (`attar.train.generation`). The floor of the distance, `…_floor`, is that of
-        as many real samples to others. With `against`, distances are to samples of a (guided) teacher, drawn from other
-        noise, instead of held-out data.
+        as many real samples to others. With `against`, distances are to the first half of a (guided) teacher's samples,
+        drawn from other noise, instead of held-out data, and the floor is that of their other half.
 
         Raises:
             NonFinite: the sampler drew what is no number.
         """
         asked = Asked.of(bed.data, self.samples(bed), run.seed)
+        ends, real, those = None, self._real(bed, asked), asked
         if against is not None:
-            asked = Asked(asked.noise, against.which[: len(asked)] if bed.data.conditions else None, run.seed)
-        score = self._score(run, bed, asked, against)
+            which = against.which if bed.data.conditions else None
+            ends, real = against.ends.float().chunk(2)
+            those = Asked(asked.noise[: len(real)], None if which is None else which[-len(real) :], run.seed)
+            asked = Asked(asked.noise, None if which is None else which[: len(asked)], run.seed)
+        score = self._score(run, bed, asked, ends)
         found: dict[str, float] = {}
         for count in steps:
             x, row = drawn(sampler, asked, count, guidance)
@@ -216,7 +220,7 @@ class SamplerClaim(Claim):
             found |= {f"{name}_{count}": value for name, value in score(x, asked).items()}
             self.meter.add(evaluations=row["evaluations"])
         name = "sliced_wasserstein" if bed.test is None else "frechet"
-        found[f"{name}_floor"] = score(self._real(bed, asked), asked)[name]
+        found[f"{name}_floor"] = score(real, those)[name]
         return found
 
     def deviation(
@@ -241,17 +245,16 @@ class SamplerClaim(Claim):
             return ClassifierJudge(run.stage("judge", small, data=bed.data.images), bed.data)
         return judge_of(run, bed.data, self.features)
 
-    def _score(self, run: Run, bed: Bed, asked: Asked, against: Couplings | None) -> Score:
+    def _score(self, run: Run, bed: Bed, asked: Asked, ends: Tensor | None) -> Score:
         if bed.test is not None:
             count = 2 * QUICK_SAMPLES if self.quick else REFERENCE
             chosen = torch.randperm(len(bed.test), generator=torch.Generator().manual_seed(0))[:count]
             real = bed.test.subset(chosen).unit().cpu() * 2 - 1
-            return picture_score(self.classifier(run, bed), real if against is None else against.ends.float())
+            return picture_score(self.classifier(run, bed), real if ends is None else ends)
         known = bed.data.labelled if isinstance(bed.data, Unlabelled) else bed.data  # whose modes are known
         plain = point_score(known, Generation(), asked, None)
-        if against is None:
+        if ends is None:
             return plain
-        ends = against.ends.float()
 
         def score(x: Tensor, of: Asked) -> dict[str, float]:
             distances = {
