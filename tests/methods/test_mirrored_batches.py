@@ -213,7 +213,7 @@ def test_a_killed_run_on_trajectories_ends_with_the_same_set(tiny_images, open_r
     with open_run() as run:
         whole = method(run, data=data)
     run = open_run()
-    run._checkpoint_seconds = 0
+    run.checkpoint_seconds = 0
 
     def dies(*given, **more):
         calls.append(1)

@@ -181,7 +181,7 @@ def test_a_killed_recording_goes_on_and_ends_the_same(tiny_images, open_run, mon
     with open_run() as run:
         whole = method(run, data=data)
     run = open_run()
-    run._checkpoint_seconds = 0
+    run.checkpoint_seconds = 0
     train, done = recording.train_epoch, []
 
     def dies(job):

@@ -444,7 +444,7 @@ def test_a_killed_run_ends_with_the_same_set(cls, tiny_images, open_run, monkeyp
     with open_run() as run:
         whole = method(run, data=data)
     run = open_run()
-    run._checkpoint_seconds = 0
+    run.checkpoint_seconds = 0
     match_segment, calls = mtt.match_segment, []
 
     def dies(*given, **more):
