@@ -92,8 +92,7 @@ def evaluate(
             preset (`small` for what is in memory).
         networks: fresh networks an arm.
         nets: other architectures to score on as well.
-        baselines: arms to compare with: `random` (a fresh random subset of the same size for each network) and `full`
-            (all the data, for the same number of optimizer steps).
+        baselines: `random` (a fresh random subset of the same size for each network), `full` (all data, equal steps).
         seed: of the networks.
         teacher: who gives labels that the protocol asks for, instead of the networks that came with the set: a trained
             network, a set that brings some, or a folder of either; several as a list. For `labels="projector"` the
@@ -104,8 +103,7 @@ def evaluate(
             `attar.train.generation.Generation`, such as `{"steps": (1, 2), "samples": 500}`.
 
     Returns:
-        protocol, data, arms and cross (as in evaluation.json), which is added to the run folder with a new report;
-        continual and search where they were asked for.
+        What evaluation.json holds, which is added to the run folder with a new report: protocol, data, arms, cross, …
     """
     from attar.artifacts import Student, load
     from attar.artifacts.dual import DualStudent
@@ -116,9 +114,7 @@ def evaluate(
     from attar.run.processes import Processes, join
 
     join()
-    settings = {**overrides, "networks": networks}
-    artifact = load(target) if isinstance(target, str | Path) else target
-    shown = None
+    shown, artifact = None, load(target) if isinstance(target, str | Path) else target
     if isinstance(artifact, Sampler):
         outcome, shown = grade_sampler(artifact, target, data=data, teacher=teacher, seed=seed, settings=overrides)
     elif isinstance(artifact, Student | DualStudent):
@@ -128,7 +124,7 @@ def evaluate(
             target,
             data=data,
             protocol=protocol,
-            settings=settings,
+            settings={**overrides, "networks": networks},
             nets=nets or (),
             baselines=baselines,
             seed=seed,

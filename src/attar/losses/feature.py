@@ -230,6 +230,7 @@ def selectivity_distance(student: Tensor, teacher: Tensor, *, reduction: Reducti
     student, teacher = (directions(side.flatten(2)) for side in same_places(student, teacher))
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+        """Return the mean of ⟨a_i, b_j⟩² over pairs of channels `[n]`."""
         return product(a, b.mT).square().flatten(1).mean(1)
 
     within = mean_kernel(teacher, teacher) + mean_kernel(student, student)
@@ -250,6 +251,7 @@ def flow_distance(
     """
 
     def flow(first: Tensor, second: Tensor) -> Tensor:
+        """Return ⟨x_i, y_j⟩ / places between the channels of two maps `[n, C_x, C_y]`."""
         x, y = (side.flatten(2) for side in same_places(first, second))
         return product(x, y.mT) / x.shape[2]
 
@@ -270,6 +272,7 @@ def same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     height, width = (min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
 
     def pooled(maps: Tensor) -> Tensor:
+        """Return maps averaged down to the common height and width."""
         same = maps.shape[2:] == (height, width)
         return widened(maps) if same else functional.adaptive_avg_pool2d(widened(maps), (height, width))
 

@@ -74,6 +74,7 @@ def probability_transfer(
     student, teacher = batched(student, teacher, "features")
 
     def probabilities(features: Tensor) -> Tensor:
+        """Return how likely each sample takes each for its neighbour `[n, n]`, rows of sum 1."""
         unit = directions(features)
         kernel = (0.5 * (1.0 + product(unit, unit.T))).clamp_min(0.0)  # opposite vectors: rounding below zero
         return kernel / (kernel.sum(1, keepdim=True) + epsilon)
