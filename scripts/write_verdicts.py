@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from attar import ledger, results
-from attar.terminal import effect
+from attar.terminal import effect, verdict
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "README.md"
 HEAD = """# What is decided
@@ -14,8 +14,9 @@ HEAD = """# What is decided
 Each row is an experiment that `attar claim ID` reruns; its file in `claims/` has every number, `ID.freeze.json` what
 was fixed before the first verdict seed. Effects are in the units of the metric, or natural logarithms of a ratio
 where the file says `log-ratio`, with a 95 % interval. *fails: absent* means that nothing was seen where something was
-promised, *too small* that it is less than counts, *reversed* that the baseline is better; *inconclusive* that the
-seeds do not tell. A verdict speaks of its setting, small networks and small pictures, not of the paper's own scale.
+promised, *too small* that it is less than counts, *reversed* that the baseline is better, *off* that a computed number
+lies outside its tolerance; *inconclusive* that the seeds do not tell. A verdict speaks of its setting, small networks
+and small pictures, not of the paper's own scale.
 
 | claim | verdict | effect | what was checked |
 |---|---|---|---|
@@ -29,10 +30,8 @@ def main(check: bool) -> int:
     for row in (*ledger.rows(), *ledger.claims()):
         if row.id in decided:
             found = decided[row.id]
-            words = found["verdict"] + (f": {found['reason']}" if found["reason"] else "")
-            stale = " (stale)" if found["stale"] else ""
             checked = found["statement"].replace("|", "\\|").replace("; and ", "; ")
-            lines.append(f"| `{row.id}` | {words}{stale} | {effect(found)} | {checked} |\n")
+            lines.append(f"| `{row.id}` | {verdict(found).plain} | {effect(found)} | {checked} |\n")
     text = HEAD + "".join(lines)
     if not check:
         TABLE.write_text(text, encoding="utf-8")
