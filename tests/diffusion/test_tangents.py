@@ -24,6 +24,30 @@ def test_derivative_along_a_direction_by_hand(how):
     torch.testing.assert_close(derivative, expected, rtol=0, atol=2e-3 if how == "semi-continuous" else 1e-6)
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_real_unet_with_attention_has_an_exact_derivative(conditional):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
+    sizes |= {"sample_size": 8, "in_channels": 3, "out_channels": 3}
+    if conditional:
+        blocks = {
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        }
+        unet = diffusers.UNet2DConditionModel(**sizes, **blocks, cross_attention_dim=8).double()
+        told = (randn(2, 5, 8, seed=3),)
+    else:
+        blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
+        blocks |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+        unet, told = diffusers.UNet2DModel(**sizes, **blocks).double(), ()
+    x, t = randn(2, 3, 8, 8), torch.tensor([0.5, 0.7]).double()
+    given = (lambda x, t: unet(x, t, *told).sample, x, t, randn(2, 3, 8, 8, seed=1), torch.ones(2).double())
+    _, exact = along(*given)
+    _, difference = along(*given, how="central", width=1e-2)
+    torch.testing.assert_close(exact, difference, rtol=0, atol=2e-3 * float(exact.abs().max()))
+
+
 @pytest.mark.parametrize("data", [1.0, 0.5])
 def test_scm_tangent_is_cos_t_times_the_derivative_of_the_consistency_function(data):
     view = Mixture.ring(std=0.4).view(TrigFlow(sigma_data=data))
