@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from attar.methods.data.mtt import SMALL, TrajectoryMatching, row
+from attar.methods.data.mtt import TrajectoryMatching
 from attar.methods.data.trajectory.experts import ExpertRecipe, Flat
+from attar.methods.data.trajectory.presets import SMALL, row
 from attar.spec import method
 
 
