@@ -8,6 +8,7 @@ import functools
 import os
 import queue
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, wait
@@ -134,6 +135,8 @@ class _Workers(Generic[T]):
         """Start the worker processes, or take up those of an earlier fan-out; dead ones are replaced."""
         from joblib.externals.loky import get_reusable_executor
 
+        # loky replaces a worker that has grown, loses nothing, and warns all the same, from a thread of its own
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
         quiet = {"ATTAR_PROGRESS": "off"}
         self._pool = get_reusable_executor(max_workers=self.count, timeout=_IDLE_SECONDS, env=quiet)
 
