@@ -94,6 +94,18 @@ def test_each_base_is_helped_or_not_on_plain_data_too():
     assert made[-1].net.norm == "batch"
 
 
+def test_bases_alone_match_as_many_passes_as_with_mirrored_batches(tiny_images):
+    claim = MirroredBasesClaim("verdict")
+    for base in BASES:
+        ours, theirs = (claim.base(name, 0.1) for name in (f"{base} + fyi", base))
+        spent = [
+            sum(claim.spent(made, tiny_images(), shown=shown)[kind] for kind in ("forward", "backward"))
+            for made, shown in ((ours, 2), (theirs, 1))
+        ]
+        assert 1.0 <= spent[1] / spent[0] < 1.06
+        assert theirs.optimizer == ours.optimizer
+
+
 def test_compositions_are_no_single_system_and_both_sides_have_as_many_tries():
     claim = CompositionClaim("verdict")
     for ipc in (1, 10):
