@@ -49,7 +49,7 @@ class MirroredBasesClaim(MirroredBatchesClaim):
     three bases that match means, gradients and augmented gradients. DataDAM, a fourth, is printed, and so is every base
     on plain data, where nothing is expected: all arms flip always, when distilling and when judging, and what flips
     cost there FYI may win back, and no more. A base without FYI matches longer, so that both have as many passes; in a
-    first verdict, among the earlier ones, it did not, and the budgets left it inconclusive. Twenty minutes idle.
+    first verdict, among the earlier ones, it did not, and the budgets left it inconclusive. Half an hour idle.
     """
 
     id = "mirrored-bases"
@@ -63,7 +63,7 @@ class MirroredBasesClaim(MirroredBatchesClaim):
     secondary: ClassVar[Any] = (helped("datadam"), *(helped(base, plain=True) for base in BASES))
     expects = 0.03
     delta = 0.015
-    seeds = 8
+    seeds = 12
     may_extend = False
     grids: ClassVar = {
         f"{base}{wrapped}{where}": {"pixel_lr": PIXEL_LR[base]}
