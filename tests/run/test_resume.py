@@ -318,8 +318,12 @@ def test_a_signal_while_tensors_are_read_waits_until_they_are(tmp_path, monkeypa
         return seen[-1]
 
     monkeypatch.setattr(safetensors.torch, "load_file", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        files.load_tensors(tmp_path / "x.safetensors")
-    assert len(seen) == 1
-    with pytest.raises(KeyboardInterrupt):  # the handler stands where it was
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            files.load_tensors(tmp_path / "x.safetensors")
+        assert len(seen) == 1
+        with pytest.raises(KeyboardInterrupt):  # the handler stands where it was
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
