@@ -65,6 +65,15 @@ def test_variance_is_preserved(process):
     torch.testing.assert_close(process.alpha(t).square() + process.sigma(t).square(), torch.ones_like(t))
 
 
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_both_levels_at_once_are_each_of_them_with_dimensions_for_samples(process):
+    t, like = times(process), torch.zeros(len(times(process)), 3, 2)
+    alpha, sigma = process.levels(t, like)
+    assert alpha.shape == sigma.shape == (len(t), 1, 1)
+    torch.testing.assert_close(alpha.flatten(), process.alpha(t), rtol=0, atol=1e-15)
+    torch.testing.assert_close(sigma.flatten(), process.sigma(t), rtol=0, atol=1e-15)
+
+
 def test_levels_by_hand():
     t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.double)
     torch.testing.assert_close(Flow().alpha(t), torch.tensor([1.0, 0.75, 0.0], dtype=torch.double))

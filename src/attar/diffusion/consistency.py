@@ -78,7 +78,7 @@ class Consistent(View):
             return self.view.x0_eps(x, t, condition)
         f = self.x0(x, t, condition)
         exact = self.process.inside(t.double())
-        alpha, sigma = spread(self.process.alpha(exact), x), spread(self.process.sigma(exact), x)
+        alpha, sigma = self.process.levels(exact, x)
         eps = torch.where(sigma > 0, (x - alpha * f) / sigma.clamp_min(1e-12), torch.zeros_like(x))
         return f, eps.to(x.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,16 @@ class Denoiser(View):
         return self.predict(x, t, condition, kind="eps")
 
 
+def arguments(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the arguments of a module's `forward`."""
+    return _arguments(type(module).forward)
+
+
+@functools.cache  # a network is asked thousands of times, and reading a signature takes as long as some of its layers
+def _arguments(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
+
+
 def diffusers_network(module: nn.Module) -> Network:
     """Return a network of diffusers (UNet2D, UNet2DCondition, DiT, PixArt, SD3 …) as `net(x, t, condition)`.
 
@@ -101,7 +112,7 @@ def diffusers_network(module: nn.Module) -> Network:
     Raises:
         RecipeError: a module without `timestep` among its arguments, or a condition that it does not take.
     """
-    takes = inspect.signature(module.forward).parameters
+    takes = arguments(module)
     if "timestep" not in takes:
         raise RecipeError(
             f"{type(module).__name__}.forward takes no 'timestep', so it is no network of diffusers; "
@@ -113,7 +124,7 @@ def diffusers_network(module: nn.Module) -> Network:
             name = "encoder_hidden_states" if condition.is_floating_point() else "class_labels"
             condition = {name: condition}
         named: dict[str, Any] = dict(condition or {})
-        if unknown := sorted(named.keys() - takes.keys()):
+        if unknown := sorted(named.keys() - set(takes)):
             raise RecipeError(f"{type(module).__name__} takes no condition {unknown}; it takes {', '.join(takes)}")
         if "return_dict" in takes:
             named["return_dict"] = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attar.diffusion.process import Process, spread
+from attar.diffusion.process import Process
 from attar.diffusion.view import Condition, View
 from attar.errors import RecipeError
 
@@ -72,7 +72,7 @@ class Mixture:
     def _log_joint(
         self, x: Tensor, t: Tensor, process: Process, condition: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        alpha, sigma = (spread(value(t), x) for value in (process.alpha, process.sigma))  # [] or [n, 1]
+        alpha, sigma = process.levels(t, x)  # [] or [n, 1]
         offset = x[:, None, :] - alpha[..., None] * self.means
         variance = alpha.square() * self.stds.square() + sigma.square()  # [K] or [n, K]
         variance = variance.expand(len(x), -1)
@@ -139,7 +139,7 @@ class ExactView(View):
         joint, offset, variance = self.mixture._log_joint(x, t, self.process, condition)
         share = torch.softmax(joint, 1)
         pull = offset / variance[..., None]  # [n, K, d]
-        alpha, sigma = spread(self.process.alpha(t), x), spread(self.process.sigma(t), x)
+        alpha, sigma = self.process.levels(t, x)
         gain = self.mixture.stds.square()[:, None] * pull
         x0 = torch.einsum("nk,nkd->nd", share, self.mixture.means + alpha[..., None] * gain)
         eps = sigma * torch.einsum("nk,nkd->nd", share, pull)

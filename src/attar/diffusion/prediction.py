@@ -28,6 +28,11 @@ from attar.diffusion.process import VE, Process, TrigFlow, VariancePreserving, s
 from attar.errors import RecipeError, did_you_mean
 
 Prediction = Literal["x0", "eps", "v", "velocity", "edm", "trig"]
+HOMES: dict[str, tuple[type[Process], str]] = {
+    "v": (VariancePreserving, "a process with α² + σ² = 1 (VPDiscrete, VPContinuous, Cosine)"),
+    "edm": (VE, "VE"),
+    "trig": (TrigFlow, "TrigFlow"),
+}
 
 
 def check_prediction(kind: str, process: Process) -> None:
@@ -40,14 +45,9 @@ def check_prediction(kind: str, process: Process) -> None:
         known = ", ".join(get_args(Prediction))
         hint = did_you_mean(kind, get_args(Prediction))
         raise RecipeError(f"unknown prediction '{kind}'{hint} A network predicts one of: {known}")
-    homes: dict[str, tuple[type[Process], str]] = {
-        "v": (VariancePreserving, "a process with α² + σ² = 1 (VPDiscrete, VPContinuous, Cosine)"),
-        "edm": (VE, "VE"),
-        "trig": (TrigFlow, "TrigFlow"),
-    }
-    if kind in homes and not isinstance(process, homes[kind][0]):
+    if kind in HOMES and not isinstance(process, HOMES[kind][0]):
         raise RecipeError(
-            f"the prediction '{kind}' is defined on {homes[kind][1]}, not on {type(process).__name__}; "
+            f"the prediction '{kind}' is defined on {HOMES[kind][1]}, not on {type(process).__name__}; "
             "on flow matching the network's output is 'velocity'"
         )
 
@@ -66,7 +66,8 @@ def coefficients(kind: Prediction, process: Process, t: Tensor) -> tuple[Tensor,
     if kind == "eps":
         return zeros, ones
     if kind == "v":
-        return -process.sigma(t), process.alpha(t)
+        alpha, sigma = process.levels(t, t)
+        return -sigma, alpha
     if kind == "velocity":
         return process.alpha_rate(t), process.sigma_rate(t)
     data = process.sigma_data if isinstance(process, VE | TrigFlow) else 1.0  # the two homes of what follows
@@ -114,10 +115,9 @@ def _forms(
             "predicts a variance gives twice the channels: split them off first"
         )
     t = t.double()
-    a, b = coefficients(kind, process, t)
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    determinant = spread(alpha * b - sigma * a, x)
-    return spread(a, x), spread(b, x), spread(alpha, x), spread(sigma, x), determinant
+    a, b = (spread(value, x) for value in coefficients(kind, process, t))
+    alpha, sigma = process.levels(t, x)
+    return a, b, alpha, sigma, alpha * b - sigma * a
 
 
 def _refuse_zero(determinant: Tensor, kind: str) -> None:
@@ -141,4 +141,5 @@ def _x0(output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction
 def _solved(output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction) -> tuple[Tensor, Tensor]:
     a, b, alpha, sigma, determinant = _forms(output, x, t, process, kind)
     _refuse_zero(determinant, kind)
-    return (b * x - sigma * output) / determinant, (alpha * output - a * x) / determinant
+    x0 = output if kind == "x0" else (b * x - sigma * output) / determinant
+    return x0, output if kind == "eps" else (alpha * output - a * x) / determinant

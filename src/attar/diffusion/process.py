@@ -60,6 +60,10 @@ class Process(ABC):
     def time_at(self, angle: Tensor) -> Tensor:
         """Return the time at which atan2(σ, α) is `angle`, the inverse of `angle`."""
 
+    def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return α_t and σ_t for times `[]` or `[n]`, so that they multiply `like` `[n, …]` per sample."""
+        return spread(self.alpha(t), like), spread(self.sigma(t), like)
+
     def angle(self, t: Tensor) -> Tensor:
         """Return the noise angle φ = atan2(σ_t, α_t) in [0, π/2]."""
         return torch.atan2(self.sigma(t), self.alpha(t))
@@ -78,7 +82,8 @@ class Process(ABC):
 
     def diffuse(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t = α_t x0 + σ_t ε for `x0` and `eps` `[n, …]` and times `[]` or `[n]`."""
-        return spread(self.alpha(t), x0) * x0 + spread(self.sigma(t), x0) * eps
+        alpha, sigma = self.levels(t, x0)
+        return alpha * x0 + sigma * eps
 
     def label(self, t: Tensor) -> Tensor:
         """Return what networks of this process are told about the time: t itself unless the class says otherwise."""
@@ -98,14 +103,14 @@ class Process(ABC):
         Raises:
             RecipeError: a time outside [0, t_max], or one that is no number.
         """
-        slack = TOLERANCE * self.t_max
-        if not bool(((t >= -slack) & (t <= self.t_max + slack)).all()):
+        held = t.clamp(0.0, self.t_max)
+        if not bool(((t - held).abs() <= TOLERANCE * self.t_max).all()):
             low, high = float(t.min()), float(t.max())
             raise RecipeError(
                 f"{type(self).__name__} runs from t = 0 (data) to t = {self.t_max:.6g} (noise); got times from "
                 f"{low:.6g} to {high:.6g}. Convert the clock first: transfer() matches signal-to-noise ratios"
             )
-        return t.clamp(0.0, self.t_max)
+        return held
 
 
 def _fractions(steps: int) -> Tensor:
@@ -124,6 +129,11 @@ class VariancePreserving(Process):
     @abstractmethod
     def angle_rate(self, t: Tensor) -> Tensor:
         """Return dφ/dt."""
+
+    def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos φ(t) and sin φ(t), from one angle."""
+        angle = spread(self.angle(t), like)
+        return torch.cos(angle), torch.sin(angle)
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return cos φ(t)."""
@@ -221,7 +231,7 @@ class VPDiscrete(VariancePreserving):
         return (t * self.steps - 1).clamp_min(0.0)
 
     def _interval(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        left = place.detach().floor().clamp(0, self.steps - 1).long()
+        left = place.long().clamp(0, self.steps - 1)
         angles = self._angles.to(place.device)
         return left, angles[left], angles[left + 1]
 
@@ -229,7 +239,7 @@ class VPDiscrete(VariancePreserving):
         """Return the angle, linear between the levels."""
         place = t.double() * self.steps
         left, low, high = self._interval(place)
-        return (low + (place - left) * (high - low)).to(t.dtype)
+        return torch.lerp(low, high, place - left).to(t.dtype)
 
     def angle_rate(self, t: Tensor) -> Tensor:
         """Return the slope of the interval that begins at or holds t."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attar.diffusion.denoiser import Denoiser
 from attar.diffusion.prediction import convert
-from attar.diffusion.process import VE, Process, VPDiscrete, spread
+from attar.diffusion.process import VE, Process, VPDiscrete
 from attar.diffusion.samplers import start
 from attar.diffusion.solvers import Draw, Past, Step
 from attar.diffusion.view import Condition, View
@@ -62,7 +62,7 @@ def signal_below(
     x, past = process.diffuse(y_t, noise, times[0]).to(y_t.dtype), Past()
     for t, s in itertools.pairwise(times):
         x = step(view, x, t, s, condition, draw=draw, past=past)
-    alpha, sigma = spread(process.alpha(times[-1]), x), spread(process.sigma(times[-1]), x)
+    alpha, sigma = process.levels(times[-1], x)
     return ((x - sigma * noise) / alpha).to(y_t.dtype)
 
 

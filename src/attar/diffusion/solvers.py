@@ -47,8 +47,7 @@ def drawing(rng: torch.Generator) -> Draw:
 
 
 def _levels(process: Process, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    t = process.inside(t.double())
-    return spread(process.alpha(t), x), spread(process.sigma(t), x)
+    return process.levels(process.inside(t.double()), x)
 
 
 def _noise(x: Tensor, draw: Draw | None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attar.diffusion.denoiser import diffusers_network
+from attar.diffusion.denoiser import arguments, diffusers_network
 from attar.diffusion.guidance import GuidanceEmbedding
 from attar.diffusion.view import Condition
 from attar.errors import AttarError, RecipeError, did_you_mean
@@ -65,14 +65,8 @@ class DiffusersDenoiser(nn.Module):
         """Return the prediction `[n, C, H, W]` of x at labels `[n]`."""
         own, guidance, second = parted(condition)
         told = self._told(own, x)
-        beside = (
-            [None] * len(self._embeddings()) if guidance is None and second is None else self._beside(guidance, second)
-        )
-        handles = [
-            layer.register_forward_hook(_adding(more))
-            for layer, more in zip(self._embeddings(), beside, strict=True)
-            if more is not None
-        ]
+        beside = () if guidance is None and second is None else self._beside(guidance, second)
+        handles = [layer.register_forward_hook(_adding(more)) for layer, more in beside]
         try:
             return diffusers_network(self.model)(x, label, told)
         finally:
@@ -82,9 +76,10 @@ class DiffusersDenoiser(nn.Module):
     def _embeddings(self) -> list[Any]:
         return [layer for layer in self.model.modules() if type(layer).__name__ == "TimestepEmbedding"]
 
-    def _beside(self, guidance: Tensor | None, second: Tensor | None) -> list[Any]:
-        made: list[Any] = []
-        for number in range(len(self._embeddings())):
+    def _beside(self, guidance: Tensor | None, second: Tensor | None) -> list[tuple[Any, Tensor]]:
+        """Return the embeddings of times, and what is added to what each says."""
+        made = []
+        for number, layer in enumerate(self._embeddings()):
             parts = []
             for name, value in (("guidance", guidance), ("second", second)):
                 if value is not None and not hasattr(self, name):
@@ -92,14 +87,14 @@ class DiffusersDenoiser(nn.Module):
                 if value is not None:
                     scale = 1.0 if name == "guidance" else 1 / self.spec.time_scale
                     parts.append(getattr(self, name)[number](value * scale))
-            made.append(sum(parts[1:], parts[0]))
+            made.append((layer, sum(parts[1:], parts[0])))
         return made
 
     def _told(self, condition: Any, x: Tensor) -> Condition:
         """Return the keyword tensors that stand for a condition."""
         if isinstance(condition, Mapping):
             return condition
-        takes, n = inspect.signature(self.model.forward).parameters, len(x)
+        takes, n = arguments(self.model), len(x)
         if condition is None:
             null = torch.full((n,), self.form.labels, device=x.device)
             condition = null if self.form.labels else x.new_zeros(n, self.form.width)

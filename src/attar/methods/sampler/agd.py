@@ -102,7 +102,8 @@ class AdapterGuidance(Distillation):
             return
         x_t, x_s = self.states_of(lesson, moment, place)
         x0 = x0_of_jump(process, x_t, x_s, t, s)
-        eps = (x_t - spread(process.alpha(t), x_t) * x0) / spread(process.sigma(t), x_t)
+        alpha, sigma = process.levels(t, x_t)
+        eps = (x_t - alpha * x0) / sigma
         a, b = (spread(value, x_t) for value in coefficients(lesson.view.prediction, process, t))
         target = (a * x0 + b * eps).to(x_t.dtype)
         yield {"guidance": batch.mean(squared(lesson.view.output(x_t, t, moment.condition), target))}
