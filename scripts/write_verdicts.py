@@ -30,8 +30,9 @@ HEADLINE = """
 At the full 28 pixels, on one core of an AMD EPYC, beside what papers print for their own setting: hours of a GPU, five
 runs instead of one, and twenty networks instead of a few to judge each. The network that judges, and how it is trained,
 are DSA's. `headline/NAME/` holds the recipe, how the run went and how its set was judged; `attar run
-examples/headline-30-minutes.yaml` makes that set again, and `attar evaluate FOLDER --protocol dsa --networks 3
-net.width=128` judges it.
+examples/headline-30-minutes.yaml` makes the first set again, and `attar evaluate FOLDER --protocol dsa --networks 3
+net.width=128` judges it. For kernel regression instead of a network `kip` reaches 86.8 % in five minutes (see the
+family's README).
 
 | set | test accuracy | how it was made | who was trained on it |
 |---|---|---|---|
@@ -50,7 +51,8 @@ def headline(folder: Path) -> str:
     fields: dict[str, Any] = recipe["fields"]
     arm = next(arm for arm in judged["arms"] if arm["name"] == "distilled")
     net, protocol = fields["net"], judged["protocol"]
-    student = f"{size_of(protocol['net'])}, {protocol['training']['steps']:,} steps with DSA, {judged['networks']} networks"
+    steps = protocol["training"]["steps"]
+    student = f"{size_of(protocol['net'])}, {steps:,} steps with DSA, {judged['networks']} networks"
     made = f"`{recipe['id']}`, {size_of(net)}, {fields['steps']:,} steps, {run['seconds'] / 60:.0f} minutes"
     return f"| {folder.name} | {100 * arm['accuracy']:.1f} ± {100 * arm['accuracy_std']:.1f} % | {made} | {student} |\n"
 
