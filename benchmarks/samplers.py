@@ -37,7 +37,7 @@ from benchmarks.workload import against, images
 NET = DiT(width=256, depth=8, heads=8)  # 10 M parameters
 BATCH = 4
 STUDENT = UNet(width=16)  # of the teacher, too
-STEPS, MANY, INTERVALS, TARGET = 400, 32, 40, 0.95
+STEPS, MANY, INTERVALS, TARGET = 1000, 32, 40, 0.95
 
 
 def fresh(net: UNet | DiffusersNet, data: Samples, reading: Reading) -> Sampler:

@@ -106,9 +106,10 @@ def convert(
     return (a * x0 + b * eps).to(x.dtype)
 
 
-def _forms(
+def _inverse(
     output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (b, σ, α, a) / (α b − σ a), so that x0 = b x − σ p and ε = α p − a x."""
     if output.shape != x.shape:
         raise RecipeError(
             f"a prediction has the shape of its input {list(x.shape)}; got {list(output.shape)}. A network that also "
@@ -117,29 +118,24 @@ def _forms(
     t = t.double()
     a, b = (spread(value, x) for value in coefficients(kind, process, t))
     alpha, sigma = process.levels(t, x)
-    return a, b, alpha, sigma, alpha * b - sigma * a
-
-
-def _refuse_zero(determinant: Tensor, kind: str) -> None:
-    # cos(π/2) is 6e-17 in float64, not 0
-    if not bool((determinant.abs() > 1e-12).all()):
+    determinant = alpha * b - sigma * a
+    if not bool((determinant.abs() > 1e-12).all()):  # cos(π/2) is 6e-17 in float64, not 0
         end = "ε, which needs α > 0" if kind == "eps" else "x0, which needs σ > 0"
         raise RecipeError(
             f"a network that predicts '{kind}' says nothing else at this time: it predicts {end}. Begin a hair inside "
             "the process, or use 'v' or 'velocity', which hold at both ends"
         )
+    return b / determinant, sigma / determinant, alpha / determinant, a / determinant
 
 
 def _x0(output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction) -> Tensor:
     if kind == "x0":
         return output.double()
-    _, b, _, sigma, determinant = _forms(output, x, t, process, kind)
-    _refuse_zero(determinant, kind)
-    return (b * x - sigma * output) / determinant
+    b, sigma, _, _ = _inverse(output, x, t, process, kind)
+    return b * x - sigma * output
 
 
 def _solved(output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction) -> tuple[Tensor, Tensor]:
-    a, b, alpha, sigma, determinant = _forms(output, x, t, process, kind)
-    _refuse_zero(determinant, kind)
-    x0 = output if kind == "x0" else (b * x - sigma * output) / determinant
-    return x0, output if kind == "eps" else (alpha * output - a * x) / determinant
+    b, sigma, alpha, a = _inverse(output, x, t, process, kind)
+    x0 = output if kind == "x0" else b * x - sigma * output
+    return x0, output if kind == "eps" else alpha * output - a * x

@@ -104,7 +104,7 @@ class Process(ABC):
             RecipeError: a time outside [0, t_max], or one that is no number.
         """
         held = t.clamp(0.0, self.t_max)
-        if not bool(((t - held).abs() <= TOLERANCE * self.t_max).all()):
+        if not torch.equal(held, t) and not bool(((t - held).abs() <= TOLERANCE * self.t_max).all()):
             low, high = float(t.min()), float(t.max())
             raise RecipeError(
                 f"{type(self).__name__} runs from t = 0 (data) to t = {self.t_max:.6g} (noise); got times from "

@@ -75,10 +75,10 @@ class Learner:
         """Sum the gradients over processes, apply them, forget them; then advance schedule and averages."""
         self.run.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norms = list(torch._foreach_norm(gradients)) if gradients else []
-        if norms and self._finite(norms):
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else None
+        if norms is not None and self._finite(norms.sum()):
             if self.clip is not None:
-                norm = torch.linalg.vector_norm(torch.stack(norms))
+                norm = torch.linalg.vector_norm(norms)
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
             if self.schedule is not None:
                 for group in self.optimizer.param_groups:
@@ -147,8 +147,7 @@ class Learner:
             _restore(average, state["ema"][key])
         self._watched = {}
 
-    def _finite(self, norms: list[Tensor]) -> bool:
-        norm = norms[0] if len(norms) == 1 else torch.stack(norms).sum()
+    def _finite(self, norm: Tensor) -> bool:
         if self.on_nonfinite == "raise":
             self.watch("the gradient", norm)
             return True

@@ -102,9 +102,9 @@ class Consistency(Distillation):
         x_t = self.state(lesson, moment, pair)
         x_s = self.below(lesson, moment, pair, x_t)
         view, target = lesson.view, lesson.target
-        guess, goal = alike(
-            lambda: self.led(view, x_t, pair, pair.t, moment.condition),
+        goal, guess = alike(  # the student last: what it saves for its gradient is at hand
             lambda: self.goal(target, x_s, pair, moment.condition),
+            lambda: self.led(view, x_t, pair, pair.t, moment.condition),
         )
         distances = self.weights(lesson, pair) * sample_distance(guess, goal, self.distance, self.constant)
         beside = self.beside(lesson, moment, Compared(pair, x_t, x_s, guess, goal))
@@ -147,8 +147,8 @@ class Consistency(Distillation):
 
     def led(self, view: View, x: Tensor, pair: Pair, t: Tensor, condition: Condition) -> Tensor:
         """Return x led from t to the pair's end `[n, …]`: f(x, t), or the DDIM jump by f; x where it is there."""
-        there = t <= (pair.end if pair.jumps else torch.zeros_like(t))
-        safe = torch.where(there, torch.full_like(t, view.process.t_max / 2), t)  # some networks know no t = 0
+        there = t <= (pair.end if pair.jumps else 0.0)
+        safe = t.masked_fill(there, view.process.t_max / 2)  # some networks know no t = 0
         f = Consistent(view, self.boundary, self.scaling)
         made = ddim(f, x, safe, pair.end, condition) if pair.jumps else f.x0(x, safe, condition)
         return torch.where(there.reshape(-1, *[1] * (x.dim() - 1)), x, made)
