@@ -9,6 +9,7 @@ from torch.func import functional_call
 from attar import nets
 from attar.nets import Net
 from attar.nets.initialise import ImageShape
+from attar.nets.twice import twice_differentiable
 
 
 class FlatNetwork:
@@ -24,7 +25,8 @@ class FlatNetwork:
 
     def __init__(self, net: Net, like: ImageShape, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.module = nets.fresh(net, like, torch.Generator(), device=device).train().requires_grad_(False)
+        made = nets.fresh(net, like, torch.Generator(), device=device).train().requires_grad_(False)
+        self.module = twice_differentiable(made)
         for layer in self.module.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.track_running_stats = False
