@@ -82,3 +82,12 @@ def test_only_layers_that_are_alike_are_replaced():
     assert list(made.state_dict()) == list(network().state_dict())
     assert type(twice_differentiable(nn.GroupNorm(2, 4))) is nn.GroupNorm
     assert type(twice_differentiable(nn.GroupNorm(4, 4, affine=False))) is nn.GroupNorm
+
+
+def test_under_autocast_a_network_is_what_it_was():
+    plain = network().float()
+    x = torch.randn(5, 3, 7, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted, found = plain(x), twice_differentiable(copy.deepcopy(plain))(x)
+    assert found.dtype == wanted.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted)

@@ -20,6 +20,8 @@ class TwiceInstanceNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return γ x̂ + β."""
+        if x.dtype != self.weight.dtype:  # autocast knows torch's own
+            return super().forward(x)
         y: Tensor = _Norm.apply(x, self.weight, self.bias, self.eps)
         return y
 
