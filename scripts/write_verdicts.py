@@ -31,8 +31,8 @@ At the full 28 pixels, on one core of an AMD EPYC, beside what papers print for 
 runs instead of one, and twenty networks instead of a few to judge each. The network that judges, and how it is trained,
 are DSA's. `headline/NAME/` holds the recipe, how the run went and how its set was judged; `attar run
 examples/headline-30-minutes.yaml` makes the first set again, and `attar evaluate FOLDER --protocol dsa --networks 3
-net.width=128` judges it. A network twice as wide, for nearly four times as long, made nothing better. For kernel regression
-instead of a network `kip` reaches 86.8 % in five minutes (see the family's README).
+net.width=128` judges it. A network twice as wide, for nearly four times as long, made nothing better. For kernel
+regression instead of a network `kip` reaches 86.8 % in five minutes (see the family's README).
 
 | set | test accuracy | how it was made | who was trained on it |
 |---|---|---|---|
