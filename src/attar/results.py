@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,19 +93,22 @@ def source_text(module: str) -> str | None:
 def method_version(path: str) -> int | None:
     """Return the `version` of the class that a `module:Class` path names; None if there is no such class.
 
-    Read from the source, so that listing verdicts loads no torch; a class that inherits its version is imported.
+    Read from the source, so that listing verdicts loads no torch: of the class, or of the first base that writes one,
+    in whichever module it stands.
     """
     module, _, name = path.partition(":")
     file = _source(module)
     if file is None:
         return None
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    return method_version(f"{node.module}:{alias.name}")
         if isinstance(node, ast.ClassDef) and node.name == name:
-            written = _written_version(node)
-            if written is not None:
-                return written
-            version = getattr(getattr(importlib.import_module(module), name), "version", None)
-            return version if isinstance(version, int) else None
+            bases = (f"{module}:{base.id}" for base in node.bases if isinstance(base, ast.Name))
+            written = (_written_version(node), *map(method_version, bases))
+            return next((version for version in written if version is not None), None)
     return None
 
 

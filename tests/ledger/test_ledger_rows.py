@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from attar import catalogue, ledger
+from attar import catalogue, ledger, results
 from attar.errors import RecipeError
 
 DECIDED = {"verdict": "holds", "effect": 0.1, "interval": [0.05, 0.15], "stale": False}
@@ -165,3 +165,17 @@ def test_every_system_with_code_explains_itself():
             assert entry["summary"].endswith("."), row.id
             assert "small" in entry["presets"]
             assert entry["example"].startswith(f"attar run {row.id}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "attar.methods.data.dm:DistributionMatching",
+        "attar.methods.model.kd:KnowledgeDistillation",  # inherits it
+        "attar.methods.model.initial:Objective",  # has it from elsewhere
+    ],
+)
+def test_a_version_is_read_from_the_source_as_python_would_find_it(path):
+    module, _, name = path.partition(":")
+    assert results.method_version(path) == getattr(importlib.import_module(module), name).version
+    assert results.method_version(f"{module}:Absent") is None

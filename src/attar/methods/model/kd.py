@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -20,8 +20,6 @@ class KnowledgeDistillation(Objective):
     L = hard · CE + weight · T² · KL(σ(z_t / T) ‖ σ(z_s / T)). With `standardise`, both networks' logits are z-scores
     first (Sun et al. 2024, arXiv 2403.01427, with temperature 2, weight 9 and hard 0.1); the labels see raw logits.
     """
-
-    version: ClassVar = 1
 
     hard: float = Field(0.1, ge=0)  # weight of the cross-entropy with the labels; on ImageNet 0.5
     weight: float = Field(0.9, ge=0)  # of the teacher; on ImageNet 0.5
