@@ -31,9 +31,9 @@ from attar.run.processes import Processes
 
 Backward = Literal["exact", "tesla", "unroll"]
 MODES = ("exact", "tesla", "unroll")
-# graphs kept between the passes: at ten steps they save four fifths of the second forward, at fifty they take a sixth
+# graphs kept between the passes: they save the second forward of short segments, and at fifty steps they take a fifth
 # of the memory of all
-KEEP = 8
+KEEP = 10
 
 Model = Callable[[Tensor, Tensor], Tensor]  # (parameters [P], images) -> logits
 
