@@ -37,7 +37,7 @@ class EnsembleClaim(VisionClaim):
     expects = 0.0
     delta = 0.005
     seeds = 20
-    grids: ClassVar = {name: {"lr": [0.002, 0.01, 0.05]} for name in ("soft only", "kd", "labels", "meal-v2")}
+    grids: ClassVar = {name: {"lr": [0.01, 0.05, 0.25]} for name in ("soft only", "kd", "labels", "meal-v2")}
     methods = ("meal-v2", "kd")
     trial_seeds = 2
     second: ClassVar[Net] = ConvNet(depth=3, width=24, norm="batch")
