@@ -106,36 +106,43 @@ def convert(
     return (a * x0 + b * eps).to(x.dtype)
 
 
-def _inverse(
+def _system(
     output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (b, σ, α, a) / (α b − σ a), so that x0 = b x − σ p and ε = α p − a x."""
+) -> tuple[Tensor | float, Tensor | float, Tensor, Tensor, Tensor]:
+    """Return a, b, α, σ and α b − σ a: what x and the prediction say of (x0, ε)."""
     if output.shape != x.shape:
         raise RecipeError(
             f"a prediction has the shape of its input {list(x.shape)}; got {list(output.shape)}. A network that also "
             "predicts a variance gives twice the channels: split them off first"
         )
     t = t.double()
-    a, b = (spread(value, x) for value in coefficients(kind, process, t))
     alpha, sigma = process.levels(t, x)
-    determinant = alpha * b - sigma * a
-    if not bool((determinant.abs() > 1e-12).all()):  # cos(π/2) is 6e-17 in float64, not 0
+    a: Tensor | float
+    b: Tensor | float
+    if kind == "eps":
+        a, b, determinant = 0.0, 1.0, alpha
+    elif kind == "x0":
+        a, b, determinant = 1.0, 0.0, -sigma
+    else:
+        a, b = (spread(value, x) for value in coefficients(kind, process, t))
+        determinant = alpha * b - sigma * a
+    if not float(determinant.abs().min()) > 1e-12:  # cos(π/2) is 6e-17 in float64, not 0
         end = "ε, which needs α > 0" if kind == "eps" else "x0, which needs σ > 0"
         raise RecipeError(
             f"a network that predicts '{kind}' says nothing else at this time: it predicts {end}. Begin a hair inside "
             "the process, or use 'v' or 'velocity', which hold at both ends"
         )
-    return b / determinant, sigma / determinant, alpha / determinant, a / determinant
+    return a, b, alpha, sigma, determinant
 
 
 def _x0(output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction) -> Tensor:
     if kind == "x0":
         return output.double()
-    b, sigma, _, _ = _inverse(output, x, t, process, kind)
-    return b * x - sigma * output
+    _, b, _, sigma, determinant = _system(output, x, t, process, kind)
+    return b / determinant * x - sigma / determinant * output
 
 
 def _solved(output: Tensor, x: Tensor, t: Tensor, process: Process, kind: Prediction) -> tuple[Tensor, Tensor]:
-    b, sigma, alpha, a = _inverse(output, x, t, process, kind)
-    x0 = output if kind == "x0" else b * x - sigma * output
-    return x0, output if kind == "eps" else alpha * output - a * x
+    a, b, alpha, sigma, determinant = _system(output, x, t, process, kind)
+    x0 = output if kind == "x0" else b / determinant * x - sigma / determinant * output
+    return x0, output if kind == "eps" else alpha / determinant * output - a / determinant * x
