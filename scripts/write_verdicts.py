@@ -1,4 +1,4 @@
-"""Write results/README.md, what is decided and how far ten images reach, from the files; with --check only compare."""
+"""Write results/README.md: verdicts, rankings, how far ten images reach; with --check only compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attar import files, ledger, results
-from attar.terminal import effect, verdict
+from attar.terminal import effect, ranking, verdict
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "README.md"
 HEAD = """# What is decided
@@ -62,6 +62,20 @@ def size_of(net: dict[str, Any]) -> str:
     return f"ConvNet-{net['depth']} of width {net['width']}"
 
 
+def bench(file: Path) -> str:
+    """Return the table of a bench from its result."""
+    result = files.read_object(file)
+    columns, rows = ranking(result)
+    lines = [
+        f"\n## {result['title']}\n\nThe result of `attar bench {file.stem.removeprefix('bench-')}`: {result['seeds']} "
+        f"seeds, every arm tuned alike; 95 % intervals of one comparison each, of which one in twenty misses.\n\n",
+        f"| {' | '.join(columns)} |\n",
+        f"|{'---|' * len(columns)}\n",
+        *(f"| {' | '.join(map(str, row))} |\n" for row in rows),
+    ]
+    return "".join(lines)
+
+
 def main(check: bool) -> int:
     """Write the table, or say whether it is as it would be written; return the exit code."""
     decided = results.results(TABLE.parent / "claims")
@@ -72,7 +86,9 @@ def main(check: bool) -> int:
             checked = found["statement"].replace("|", "\\|").replace("; and ", "; ")
             lines.append(f"| `{row.id}` | {verdict(found).plain} | {effect(found)} | {checked} |\n")
     sets = sorted((TABLE.parent / "headline").iterdir())
-    text = HEAD + "".join(lines) + HEADLINE + "".join(map(headline, sets)) + PUBLISHED
+    benches = sorted((TABLE.parent / "bench").glob("*.json"))
+    text = HEAD + "".join(lines) + "".join(map(bench, benches))
+    text += HEADLINE + "".join(map(headline, sets)) + PUBLISHED
     if not check:
         TABLE.write_text(text, encoding="utf-8")
         return 0

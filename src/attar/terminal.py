@@ -221,21 +221,26 @@ def show_bench(result: Mapping[str, Any]) -> None:
         out.print(table(("arm", metric), [(row["arm"], row.get(metric)) for row in result["arms"]]))
         out.print("The quick form: every arm ran, nothing is ranked.")
         return
+    columns, rows = ranking(result)
+    out.print(table(columns, rows, right=columns[1:-1], title=f"{result['title']}, {result['seeds']} seeds"))
+    out.print("95 % intervals of one comparison each: of twenty, about one misses.")
+
+
+def ranking(result: Mapping[str, Any]) -> tuple[list[str], list[list[str | Text]]]:
+    """Return columns and rows of a bench that was run whole, the best arm first."""
     metrics, references = result["metrics"], result["references"]
     names = {"gain": f"over {references['gain']}", "over_kd": f"over {references['over_kd']}", "behind": "to the best"}
-    rows = [
-        (
+    rows: list[list[str | Text]] = [
+        [
             row["arm"],
             _with_interval(row, metrics[0], "interval"),
             *(_with_interval(row, name, f"{name}_interval") for name in metrics[1:]),
             *(effect({"effect": row.get(key), "interval": row.get(f"{key}_interval")}) for key in names),
             " ".join(f"{key}={as_text(value)}" for key, value in row["trial"].items()),
-        )
+        ]
         for row in result["arms"]
     ]
-    columns = ("arm", *metrics, *names.values(), "tuned")
-    out.print(table(columns, rows, right=columns[1:-1], title=f"{result['title']}, {result['seeds']} seeds"))
-    out.print("95 % intervals of one comparison each: of twenty, about one misses.")
+    return ["arm", *metrics, *names.values(), "tuned"], rows
 
 
 def _with_interval(row: Mapping[str, Any], metric: str, interval: str) -> str:
