@@ -84,14 +84,10 @@ def _row(device: str, size: int, max_size: int, show: Callable[[int], None]) -> 
 
 
 def _timed(device: str, size: int, chunk: int, threads: int, *, compiled: bool = False) -> float:
-    import torch
+    from attar.run import guards
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with guards.threads(threads):
         return seconds(_work(device, size, chunk, compiled=compiled))
-    finally:
-        torch.set_num_threads(before)
 
 
 def _work(device: str, size: int, chunk: int, *, compiled: bool) -> Step:

@@ -193,13 +193,9 @@ def _side_by_side(workers: _Workers[T], show: Callable[[int], None]) -> list[Any
 
 
 def _single(function: Callable[[T], Any], threads: int, index: int, item: T) -> Any:
-    import torch
+    from attar.run import guards
 
     keep_freed_memory()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     keys.seed_globals(keys.key(0, ["fan-out"], "globals", (index,)))
-    try:
+    with guards.threads(threads):
         return function(item)
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What a run holds while it works: the lock of its folder and its number of threads."""
+"""What a run holds while it works: the lock of its folder, its number of threads and how they multiply."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from attar.errors import AttarError
+from attar.run.products import fast_products
 
 
 @contextlib.contextmanager
@@ -46,10 +47,11 @@ def _refuse_links(folder: Path) -> None:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads inside."""
+    """Let torch use `count` threads inside, and multiply by `fast_products`."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with fast_products():
+            yield
     finally:
         torch.set_num_threads(before)
