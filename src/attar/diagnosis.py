@@ -1,4 +1,4 @@
-"""What `attar doctor` says: versions, threads, devices, compiler, the data found here and the plans in force."""
+"""What `attar doctor` says: versions, devices, compiler, who multiplies, the data found here and the plans in force."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def report(calibrate: bool = False) -> dict[str, Any]:
 
     Data sources are looked for, not loaded.
     """
+    from attar.run import products
     from attar.run.calibrate import SIZES, calibrated, table_text
 
     path = files.home() / "plans.toml"
@@ -33,6 +34,7 @@ def report(calibrate: bool = False) -> dict[str, Any]:
         "cores": plan.available_cores(),
         "devices": _devices(),
         "compiler": plan.has_compiler(),
+        "products": "oneDNN" if products.pays() else "torch's own",
         "home": str(files.home()),
         "plans": str(path) if path.exists() else "shipped; 'attar doctor --calibrate' times this machine",
         "plan": [{"pixels": size, **to_json(plan.choose(size))} for size in SIZES],
