@@ -66,9 +66,14 @@ def bench(file: Path) -> str:
     """Return the table of a bench from its result."""
     result = files.read_object(file)
     columns, rows = ranking(result)
+    name, fixed = file.stem.removeprefix("bench-"), " and ".join(result["fixed"])
+    edges = [note.split("'")[1] for note in result["tuning"]["notes"] if note.endswith("after widening")]
     lines = [
-        f"\n## {result['title']}\n\nThe result of `attar bench {file.stem.removeprefix('bench-')}`: {result['seeds']} "
-        f"seeds, every arm tuned alike; 95 % intervals of one comparison each, of which one in twenty misses.\n\n",
+        f"\n## {result['title']}\n\n",
+        f"The result of `attar bench {name}` on {result['source']}: {result['seeds']} seeds, every arm tuned alike.\n",
+        f"Fixed are {fixed}.\nIntervals are 95 % intervals of one comparison each, of which one in twenty misses.\n",
+        f"The best trial stayed on the edge of its grid for {', '.join(edges)}.\n" if edges else "",
+        "\n",
         f"| {' | '.join(columns)} |\n",
         f"|{'---|' * len(columns)}\n",
         *(f"| {' | '.join(map(str, row))} |\n" for row in rows),
