@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import ClassVar
 
 import pytest
@@ -12,7 +13,8 @@ from toy import selection
 
 from attar import files
 from attar.artifacts import Selection
-from attar.run import SGD, Optimizer, Plan, Run
+from attar.errors import Interrupted
+from attar.run import SGD, Optimizer, Plan, Run, stage
 from attar.run.stage import execute, fingerprint, stage_key
 from attar.spec import method
 
@@ -193,6 +195,23 @@ def test_a_damaged_cached_stage_is_made_again_and_said(start, tmp_path, victim, 
     assert said.startswith("attar: a cached stage is damaged and is made again")
     assert said.count("\n") == 1
     assert len(CALLS) == 2
+
+
+@pytest.mark.parametrize("place", ["load", "files"])
+def test_a_signal_while_a_cached_stage_is_read_is_no_damage(start, tmp_path, monkeypatch, place):
+    with start("a") as run:
+        run.stage("teacher", Teacher())
+    before, places = cached(tmp_path), {"load": (stage, "load"), "files": (stage.files, "read_object")}
+
+    def stopped(*given: object) -> None:
+        raise Interrupted("stopped", signal.SIGTERM)
+
+    with start("b") as run, monkeypatch.context() as patch:
+        patch.setattr(*places[place], stopped)
+        with pytest.raises(Interrupted):
+            run.stage("teacher", Teacher())
+    assert cached(tmp_path) == before
+    assert len(CALLS) == 1
 
 
 def test_run_json_tells_how_a_run_went(start, tmp_path):
