@@ -7,8 +7,6 @@ import torch
 
 from attar.run import guards, products
 
-FAST = pytest.mark.skipif(not products.pays(), reason="oneDNN is not asked on this processor")
-
 
 @pytest.fixture
 def elsewhere(monkeypatch):
@@ -30,8 +28,8 @@ def test_products_have_the_digits_of_float32_inside_of_a_run():
         assert error() < 1e-6
 
 
-@FAST
-def test_the_setting_holds_inside_and_goes_with_the_last():
+def test_the_setting_holds_inside_and_goes_with_the_last(monkeypatch):
+    monkeypatch.setattr(products, "pays", lambda: True)
     with products.fast_products():
         with products.fast_products():
             assert torch.get_float32_matmul_precision() == "medium"
@@ -44,9 +42,23 @@ def test_a_user_s_setting_stays(elsewhere):
     try:
         with products.fast_products():
             assert torch.get_float32_matmul_precision() == "high"
+        products.pays()
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_setting_that_was_taken_back_counts_no_more(elsewhere):
+    elsewhere.setattr(products, "processor", lambda: "AMD EPYC")
+    elsewhere.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    elsewhere.setattr(products, "_exact", lambda: True)
+    torch.set_float32_matmul_precision("high")
+    with products.fast_products():
+        assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+    with products.fast_products():
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize(

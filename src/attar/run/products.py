@@ -26,7 +26,7 @@ def fast_products() -> Iterator[None]:
     """
     holder = object()
     with _LOCK:
-        if pays() and (_HOLDERS or _precision() == _EXACT):
+        if (_HOLDERS or _precision() == _EXACT) and pays():
             _HOLDERS.add(holder)
             torch.set_float32_matmul_precision(_ALLOWED)
     try:
@@ -43,13 +43,14 @@ def pays() -> bool:
     """Say whether this is an AMD processor with AVX-512, and no GPU, whose products the permission would cut."""
     if "AMD" not in processor() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available() or _precision() != _EXACT:
+    before = _precision()
+    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available() or before is None:
         return False
     torch.set_float32_matmul_precision(_ALLOWED)
     try:
         return _exact()
     finally:
-        torch.set_float32_matmul_precision(_EXACT)
+        torch.set_float32_matmul_precision(before)
 
 
 def _exact() -> bool:
