@@ -30,7 +30,7 @@ def test_products_have_the_digits_of_float32_inside_of_a_run():
 
 def test_the_setting_holds_inside_and_goes_with_the_last(monkeypatch):
     monkeypatch.setattr(products, "pays", lambda: True)
-    with products.fast_products():
+    with guards.threads(1):
         with products.fast_products():
             assert torch.get_float32_matmul_precision() == "medium"
         assert torch.get_float32_matmul_precision() == "medium"
