@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import distributed
 
-from attar.errors import AttarError
+from attar.errors import AttarError, Interrupted
 from attar.run import Plan, Run
 
 
 def as_group(world: int, folder: Path, function: Callable[[Run], Any], **settings: Any) -> list[Any]:
     """Run `function(run)` in `world` forked processes that form a gloo group; return what each gave.
 
-    What it gives are tensors and plain values. An `AttarError` that ends a process comes back as its message.
+    What it gives are tensors and plain values. An error or a signal that ends a process comes back as its message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meet").unlink(missing_ok=True)
@@ -38,7 +38,7 @@ def _work(rank: int, world: int, folder: Path, function: Callable[[Run], Any], s
             with Run(folder / "run", plan=Plan(), **settings) as run:
                 given = function(run)
             together = True
-        except AttarError as error:
+        except (AttarError, Interrupted) as error:
             given, together = str(error), False
         torch.save(given, folder / f"{rank}.pt")
         if together:  # else the others may wait for what will not come: leaving tells them

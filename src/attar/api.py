@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attar import files, ledger, recipes, run_folders
-from attar.errors import AttarError, DamagedFile, RecipeError, did_you_mean
+from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_you_mean
 
 PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
 _BENCHES = {
@@ -276,7 +276,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             with signals.deferred():  # the template engine takes an exception inside of it for an error of the template
                 live.first(lambda: _report(folder, splits))
             record = run_folders.read(folder, "run.json")
-    except AttarError:
+    except (AttarError, Interrupted):
         if missing:
             _remove(missing)
         raise

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from attar import __version__
-from attar.errors import AttarError, RecipeError
+from attar.errors import AttarError, Interrupted, RecipeError
 from attar.overrides import parse_overrides
 
 app = typer.Typer(
@@ -322,7 +322,7 @@ def _code_of(words: list[str]) -> int:
         code = app(args=words, prog_name="attar", standalone_mode=False)
     except KeyboardInterrupt:
         code = _refuse("stopped", 130, words)
-    except AttarError as error:
+    except (AttarError, Interrupted) as error:
         code = _refuse(str(error), error.exit_code, words)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         sys.stderr.close()

@@ -12,13 +12,13 @@ NETWORKS = 4  # an arm: more would take over five minutes on two cores that have
 def main() -> None:
     """Run the main job, or report it where it has finished before; write summary.json and print a small table."""
     from attar import api, files
-    from attar.errors import AttarError
+    from attar.errors import AttarError, Interrupted
 
     try:
         result = api.run_result("dm", data="fashion-mnist-mini", ipc=10, out=OUT)
         judged = OUT / "evaluation.json"
         outcome = files.read_object(judged) if judged.exists() else api.evaluate(OUT, networks=NETWORKS)
-    except AttarError as error:
+    except (AttarError, Interrupted) as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     accuracy = {arm["name"]: arm["accuracy"] for arm in outcome["arms"]}

@@ -38,7 +38,7 @@ STUDENT: dict[str, Any] = {
 def main(arguments: list[str] | None = None) -> None:
     """Train teacher and student, or report them where they have finished before; print a table and the page's path."""
     from attar import api, files, terminal
-    from attar.errors import AttarError
+    from attar.errors import AttarError, Interrupted
 
     parser = argparse.ArgumentParser(prog="attar.demo_sampler", description=__doc__)
     parser.add_argument("--data", default=DATA, help="pictures with captions or classes")
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
             if judged.exists()
             else api.evaluate(student.folder, samples=SAMPLES, prompts=prompts)
         )
-    except AttarError as error:
+    except (AttarError, Interrupted) as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     terminal.show_arms(outcome)

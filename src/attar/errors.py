@@ -30,8 +30,11 @@ class NonFinite(AttarError):
     exit_code = 1
 
 
-class Interrupted(AttarError):
-    """The run was stopped by a signal after saving its state; the same command goes on from there."""
+class Interrupted(BaseException):
+    """The run was stopped by a signal after saving its state; the same command goes on from there.
+
+    It is no `Exception`, as KeyboardInterrupt is none: nothing that looks for mistakes may take a signal for one.
+    """
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch import distributed
 
-from attar.errors import AttarError
+from attar.errors import AttarError, Interrupted
 from attar.run import SGD, log
 from group import as_group
 
@@ -104,6 +106,19 @@ def test_a_run_that_two_processes_began_goes_on_with_one(tmp_path, start):
     with start("run") as run:
         assert run.resumed
         assert torch.allclose(descend(run), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["first", "spread"])
+def test_a_signal_to_the_first_process_ends_all_of_them(tmp_path, way):
+    def work(run):
+        def stopped(part=(0,)):
+            if 0 in part:
+                raise Interrupted("stopped", signal.SIGTERM)
+            return ["done"]
+
+        return run.first(stopped) if way == "first" else run.spread(stopped, 2)
+
+    assert as_group(2, tmp_path, work) == ["stopped"] * 2
 
 
 def test_a_run_of_one_process_starts_no_group(start):

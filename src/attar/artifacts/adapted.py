@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attar import files, nets
 from attar.artifacts.base import fingerprint_of, load
 from attar.artifacts.sampler import Reading, Sampler
-from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError
+from attar.errors import AttarError, DamagedFile, RecipeError
 from attar.nets.adapter_specs import Adapter, LoRA
 from attar.nets.adapters import NAME, Adapted, tensors_of
 from attar.nets.denoiser_specs import Extras
@@ -183,8 +183,6 @@ def _base(known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sampler:
     try:
         _refuse_circle(folder)
         base = load(folder)
-    except Interrupted:
-        raise
     except AttarError as error:
         raise DamagedFile(
             f"these adapters belong to the sampler in {folder}, which cannot be read ({error}); put it back there, or "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attar import files
-from attar.errors import AttarError, DamagedFile, Interrupted
+from attar.errors import AttarError, DamagedFile
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
@@ -159,7 +159,7 @@ def load(folder: str | Path) -> Any:
     try:
         artifact = cls.rebuild(about, files.load_tensors(path))
         artifact.parents = dict(about.get("parents", {}))
-    except (DamagedFile, Interrupted):
+    except DamagedFile:
         raise
     except (ArithmeticError, AttarError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedFile(f"{head} does not describe a {kind}: {error!r}") from None

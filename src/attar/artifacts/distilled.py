@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from attar.artifacts.base import Artifact, load
 from attar.artifacts.student import Student
 from attar.data import ZCA, Images
-from attar.errors import AttarError, DamagedFile, Interrupted
+from attar.errors import AttarError, DamagedFile
 
 if TYPE_CHECKING:
     import datasets
@@ -229,7 +229,7 @@ def _labeller(folder: Path, number: int, expected: str) -> Student:
     path = folder / f"labeller-{number}"
     try:
         found = load(path)
-    except (DamagedFile, Interrupted):
+    except DamagedFile:
         raise
     except AttarError as error:
         raise DamagedFile(f"a network that labels this set is missing: {error}") from None

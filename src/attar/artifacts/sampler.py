@@ -22,7 +22,7 @@ from attar.diffusion.prediction import Prediction, check_prediction
 from attar.diffusion.solvers import drawing
 from attar.diffusion.specs import AnyProcess
 from attar.diffusion.view import Condition, View
-from attar.errors import AttarError, Interrupted, RecipeError
+from attar.errors import AttarError, RecipeError
 from attar.nets.denoiser_specs import DenoiserNet, Extras, Form
 from attar.nets.denoisers import told
 from attar.nets.initialise import seeded
@@ -311,8 +311,6 @@ class Sampler(Artifact):
         asked = torch.arange(rows).repeat_interleave(SHOWN) if rows else None
         try:
             drawn = self(rows * SHOWN or SHOWN**2, asked)
-        except Interrupted:
-            raise
         except AttarError:  # such as a network that needs what no sheet can tell it
             return
         contact_sheet(self.picture(drawn), columns=SHOWN).save(path)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from attar.errors import AttarError
+from attar.errors import AttarError, Interrupted
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Processes:
         """Let the first process do something to files, and give every process what came of it.
 
         Raises:
-            AttarError: what the first process raised, in every process.
+            AttarError, Interrupted: what the first process raised, in every process.
         """
         if self.world == 1:
             return function()
@@ -82,7 +82,7 @@ class Processes:
         if self.rank == 0:
             try:
                 told = [(True, function())]
-            except AttarError as error:
+            except (AttarError, Interrupted) as error:
                 told = [(False, error)]
         with _meeting():
             distributed.broadcast_object_list(told)
@@ -107,13 +107,13 @@ class Processes:
         numbers of its items and gives a result for each. No share of a loss is asked for by this.
 
         Raises:
-            AttarError: what any process raised, in every process.
+            AttarError, Interrupted: what any process raised, in every process.
         """
         if self.world == 1:
             return list(work(range(count)))
         try:
             told: tuple[bool, Any] = True, work(range(count)[self.rank :: self.world])
-        except AttarError as error:
+        except (AttarError, Interrupted) as error:
             told = False, error
         results: list[Any] = [None] * count
         for rank, (went_well, outcome) in enumerate(self.everyone(told)):

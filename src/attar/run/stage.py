@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from attar import files
 from attar.artifacts import load
-from attar.errors import AttarError, Interrupted
+from attar.errors import AttarError
 from attar.run.plan import Plan
 from attar.run.progress import tell
 from attar.run.provenance import provenance
@@ -135,8 +135,6 @@ def _claim(folder: Path, exits: contextlib.ExitStack) -> bool:
             load(folder / "artifact")
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run killed when all was done but this
             return True
-    except Interrupted:
-        raise
     except AttarError as error:
         tell(f"a cached stage is damaged and is made again: {error}")
         shutil.rmtree(folder)

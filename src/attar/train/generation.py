@@ -18,7 +18,7 @@ from attar.data.checkerboard import Checkerboard
 from attar.data.samples import ImageSamples, PointSamples, Samples
 from attar.diffusion import Flow, euler, integrate
 from attar.diffusion.samplers import start
-from attar.errors import AttarError, Interrupted, RecipeError
+from attar.errors import AttarError, RecipeError
 from attar.metrics import generative
 from attar.metrics.work import WorkMeter
 from attar.run import keys
@@ -243,8 +243,6 @@ def measured(arms: list[Arm], asked: Asked, score: Score) -> tuple[list[dict[str
         try:
             x, row = drawn(arm.sampler, asked, arm.steps, arm.guidance)
             rows.append({"name": arm.name, **row, **score(x, asked), "bytes": arm.sampler.bytes})
-        except Interrupted:
-            raise
         except AttarError as error:
             refused[arm.name] = str(error)
     if not rows:
