@@ -120,20 +120,37 @@ def test_every_arm_gets_the_same_number_of_trials(claim):
         check(variant(grids={"new": {"lr": [1, 2, 3]}, "old": {}}))
 
 
-def test_a_best_value_on_the_edge_widens_the_grid_once_and_the_trials_stay_equal(claim):
+def test_a_best_value_on_the_edge_widens_the_grid_until_it_lies_inside_and_the_trials_stay_equal(claim):
     grids = {"new": {"lr": [0.01, 0.1]}, "old": {"lr": [0.1, 1.0]}}
-    fake = Fake()
-    result = claim(fake, variant(grids=grids))
-    table = result["tuning"]["arms"]
-    assert [row["trial"]["lr"] for row in table["new"]] == pytest.approx([0.01, 0.1, 1.0])
-    assert [row["trial"]["lr"] for row in table["old"]] == pytest.approx([0.1, 1.0, 10.0])
+    result = claim(Fake(), variant(grids=grids))
+    table = {arm: [row["trial"]["lr"] for row in rows] for arm, rows in result["tuning"]["arms"].items()}
+    assert table["new"] == pytest.approx([0.01, 0.1, 1.0, 10.0])
+    assert table["old"] == pytest.approx([0.1, 1.0, 10.0, 10**0.5])
     assert result["measured"]["new"]["trial"]["lr"] == pytest.approx(1.0)
+    assert claim.said.count("'new' lies on the edge of lr: widened") == 2
+    assert "still lies on an edge" not in claim.said
+    assert {arm: costs["trials"] for arm, costs in result["currencies"].items()} == {"new": 16, "old": 16}
+
+
+def test_a_grid_is_widened_three_times_at_most_and_the_rest_is_told(claim):
+    grids = {"new": {"lr": [1e-6, 1e-5]}, "old": {"lr": [0.1, 1.0]}}
+    table = claim(Fake(), variant(grids=grids))["tuning"]["arms"]
+    assert [row["trial"]["lr"] for row in table["new"]] == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+    assert len(table["old"]) == 5
     assert "'new' still lies on an edge" in claim.said
-    assert {arm: costs["trials"] for arm, costs in result["currencies"].items()} == {"new": 12, "old": 12}
+
+
+def test_an_arm_that_decides_nothing_asks_for_one_widening_alone(claim):
+    edge, inside = {"lr": [1e-6, 1e-5, 1e-4]}, {"lr": [0.1, 1.0, 10.0]}
+    beside = Contrast(method="new", baseline="cheap", at="10 updates", worst=0.0)
+    changes = {"grids": {"new": inside, "old": inside, "cheap": edge}, "secondary": (beside,)}
+    table = claim(Fake(), variant(**changes))["tuning"]["arms"]
+    assert [len(rows) for rows in table.values()] == [4, 4, 4]
+    assert "'cheap' still lies on an edge" in claim.said
 
 
 def test_an_arm_without_an_edge_gets_its_further_trial_between_two_values(claim):
-    grids = {"new": {"lr": [0.001, 0.01, 0.1]}, "old": {"lr": [0.1, 1.0, 10.0]}}
+    grids = {"new": {"lr": [0.01, 0.1, 0.5]}, "old": {"lr": [0.1, 1.0, 10.0]}}
     table = claim(Fake(), variant(grids=grids))["tuning"]["arms"]
     assert len(table["new"]) == len(table["old"]) == 4
     assert table["old"][3]["trial"]["lr"] == pytest.approx(10**0.5)

@@ -52,12 +52,19 @@ class CalibratedLabelsClaim(Claim):
     seeds = 20
     grids: ClassVar = {
         **{
-            name: {"low": [0.3, 0.5], "softening": [0.1, 0.4]}
-            for name in ("ferkd", "random relabelling", "ferkd, selfmix", "ferkd, cutmix", f"ferkd{PLAIN}")
+            name: {"low": [0.1, 0.2, 0.3], "softening": [0.4, 1.0], "lr": [0.02, 0.05]}
+            for name in ("ferkd", "random relabelling", "ferkd, selfmix", "ferkd, cutmix")
         },
-        **{name: {"lr": [0.02, 0.05, 0.1, 0.2]} for name in ("fkd", f"fkd{PLAIN}")},
+        "fkd": {"lr": [0.01, 0.02, 0.03, 0.05], "weight_decay": [2e-4, 5e-4, 2e-3]},
+        f"ferkd{PLAIN}": {"low": [0.1, 0.3, 0.5], "softening": [0.1, 0.4], "lr": [0.05, 0.14]},
+        f"fkd{PLAIN}": {"lr": [0.05, 0.1, 0.14, 0.2], "weight_decay": [2e-4, 5e-4, 2e-3]},
     }
-    limits: ClassVar = {"low": (0.05, 0.95), "softening": (0.0, 1.0), "lr": (0.005, 1.0)}
+    limits: ClassVar = {
+        "low": (0.02, 0.95),
+        "softening": (0.0, 1.0),
+        "lr": (0.005, 1.0),
+        "weight_decay": (1e-5, 0.02),
+    }
     currency = "updates"
     fixed = ("the test set's objects", "three copies of the teacher, with the 20,000 images that it has seen")
     methods = ("ferkd",)
@@ -112,7 +119,7 @@ class CalibratedLabelsClaim(Claim):
         train = StudentTraining(
             steps=3 if self.quick else self.steps,
             batch=64,
-            optimizer=SGD(lr=trial.get("lr", 0.05), momentum=0.9, weight_decay=5e-4),
+            optimizer=SGD(lr=trial["lr"], momentum=0.9, weight_decay=trial.get("weight_decay", 5e-4)),
             schedule=Cosine(),
             augment="none",
         )

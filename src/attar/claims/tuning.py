@@ -13,6 +13,8 @@ from attar.claims.claim import Claim, Contrast, Grid, trials
 from attar.claims.jobs import Job, Outcome, place
 from attar.spec import digest
 
+WIDENINGS = 3  # of a grid whose best value lies on an edge
+
 Values = dict[str, Any]
 RunJobs = Callable[[Sequence[Job], str], dict[tuple[str, int, str], Outcome]]  # (jobs, title) -> outcomes
 
@@ -29,33 +31,36 @@ class Tuned:
 def tune(cls: type[Claim], run_jobs: RunJobs, source: str, say: Callable[[str], None]) -> Tuned:
     """Choose each arm's trial with the best mean metric over the tuning seeds.
 
-    A best value on the edge of a numeric grid widens that grid by one value, once; the other arms then get as many
-    further trials, between their best value and its neighbours, so that the numbers of trials stay equal.
+    A best value on the edge of a numeric grid widens that grid by one value, and again while an arm of a primary
+    contrast asks for it, `WIDENINGS` times at most. The other arms get as many further trials, between their best
+    value and its neighbours, so that the numbers of trials stay equal.
     """
     tuned = Tuned(table={arm: [] for arm in cls.arms()})
     grids = {arm: {name: list(values) for name, values in grid.items()} for arm, grid in cls.grids.items()}
+    deciding = {arm for contrast in cls.contrasts() for arm in (contrast.method, contrast.baseline)}
     _try(cls, run_jobs, source, tuned, tried={arm: trials(grid) for arm, grid in grids.items()}, why="grid")
     best = {arm: _best(tuned.table[arm]) for arm in grids}
-    widened = {arm: beyond(grids[arm], best[arm], cls.limits) for arm in grids}
-    further = max(len(found) for found in widened.values())
-    if further:
-        for arm, found in widened.items():
-            names = [name for trial in found for name in trial if trial[name] != best[arm][name]]
-            if names:
-                tuned.notes.append(f"the best value of '{arm}' lies on the edge of {', '.join(names)}: widened once")
-        extra = {arm: _filled_up(found, grids[arm], best[arm], further) for arm, found in widened.items()}
-        short = [arm for arm, found in extra.items() if len(found) < further]
-        tuned.notes += [
-            f"'{arm}' has nothing left to try: {len(extra[arm])} further trials of {further}" for arm in short
-        ]
+    for widening in range(WIDENINGS):
+        moved = {arm: beyond(grids[arm], best[arm], cls.limits) for arm in grids}
+        further = max(len(found) for arm, found in moved.items() if arm in deciding or not widening)
+        if not further:
+            break
+        extra = {arm: _filled_up(found, grids[arm], best[arm], further) for arm, found in moved.items()}
+        for arm, found in moved.items():
+            if names := [name for trial in found[:further] for name in trial if trial[name] != best[arm][name]]:
+                tuned.notes.append(f"the best value of '{arm}' lies on the edge of {', '.join(names)}: widened")
+            if len(extra[arm]) < further:
+                tried = f"{len(extra[arm])} further trials of {further}"
+                tuned.notes.append(f"'{arm}' has nothing left to try: {tried}")
         _try(cls, run_jobs, source, tuned, tried=extra, why="further")
-        for arm, grid in grids.items():
-            for trial in extra[arm]:
-                for name, value in trial.items():
-                    grid[name] = sorted({*grid[name], value}) if _numeric(grid[name]) else grid[name]
-            if beyond(grid, _best(tuned.table[arm]), cls.limits):
-                tuned.notes.append(f"the best value of '{arm}' still lies on an edge after widening")
-    tuned.chosen = {arm: _best(tuned.table[arm]) for arm in grids}
+        grids = {arm: _grown(grid, extra[arm]) for arm, grid in grids.items()}
+        best = {arm: _best(tuned.table[arm]) for arm in grids}
+    tuned.notes += [
+        f"the best value of '{arm}' still lies on an edge after widening"
+        for arm, grid in grids.items()
+        if beyond(grid, best[arm], cls.limits)
+    ]
+    tuned.chosen = best
     for note in tuned.notes:
         say(note)
     return tuned
@@ -134,6 +139,14 @@ def _best(table: Sequence[Values]) -> Values:
 
 def _filled_up(found: list[Values], grid: Grid, best: Mapping[str, Any], wanted: int) -> list[Values]:
     return [*found, *between(grid, best)][:wanted]
+
+
+def _grown(grid: Grid, tried: Sequence[Values]) -> dict[str, list[Any]]:
+    """Return a grid with the values of further trials in their places."""
+    return {
+        name: sorted({*values, *(trial[name] for trial in tried)}) if _numeric(values) else list(values)
+        for name, values in grid.items()
+    }
 
 
 def _numeric(values: Sequence[Any]) -> bool:
