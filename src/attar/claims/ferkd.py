@@ -22,16 +22,16 @@ from attar.train.network import TrainNetwork
 from attar.train.objective import StudentTraining
 from attar.train.training import Training, predict
 
-SIDE = 36  # of the canvas; the object has 14 pixels a side
-AT = "2,000 labelled images, 20 stored crops of each, 800 steps of 64 crops"
+SIDE = 28  # of the canvas; the object has 14 pixels a side
+AT = "2,000 labelled images, 20 stored crops of each, 1,200 steps of 64 crops"
 PLAIN = ", plain data"
 
 
 class CalibratedLabelsClaim(Claim):
     """FerKD against the same stored labels as they are, and with as many labels mended at random; all with SelfMix off.
 
-    Objects of 14 pixels lie anywhere on a canvas of 36 among pieces of other objects, so that crops may miss them.
-    The plain data are the objects alone. SelfMix and CutMix stand among the secondary contrasts.
+    Objects of 14 pixels lie anywhere on a canvas of 28 among pieces of other objects, so that crops may miss them.
+    The plain data are the objects alone. SelfMix stands among the secondary contrasts.
     """
 
     id = "ferkd"
@@ -45,19 +45,16 @@ class CalibratedLabelsClaim(Claim):
     secondary = (
         Contrast(method=f"ferkd{PLAIN}", baseline=f"fkd{PLAIN}", at=AT, worst=0.1, plain=True),
         Contrast(method="ferkd, selfmix", baseline="ferkd", at=AT, worst=0.1),
-        Contrast(method="ferkd, selfmix", baseline="ferkd, cutmix", at=AT, worst=0.1),
     )
     expects = 0.01
     delta = 0.005
     seeds = 20
     grids: ClassVar = {
         **{
-            name: {"low": [0.1, 0.2, 0.3], "softening": [0.4, 1.0], "lr": [0.02, 0.05]}
-            for name in ("ferkd", "random relabelling", "ferkd, selfmix", "ferkd, cutmix")
+            name: {"low": [0.2, 0.35], "softening": [0.4, 1.0], "lr": [0.03, 0.06]}
+            for name in ("ferkd", "random relabelling", "ferkd, selfmix", f"ferkd{PLAIN}")
         },
-        "fkd": {"lr": [0.01, 0.02, 0.03, 0.05], "weight_decay": [2e-4, 5e-4, 2e-3]},
-        f"ferkd{PLAIN}": {"low": [0.1, 0.3, 0.5], "softening": [0.1, 0.4], "lr": [0.05, 0.14]},
-        f"fkd{PLAIN}": {"lr": [0.05, 0.1, 0.14, 0.2], "weight_decay": [2e-4, 5e-4, 2e-3]},
+        **{name: {"lr": [0.02, 0.04, 0.06, 0.1], "weight_decay": [2e-4, 5e-4]} for name in ("fkd", f"fkd{PLAIN}")},
     }
     limits: ClassVar = {
         "low": (0.02, 0.95),
@@ -69,11 +66,11 @@ class CalibratedLabelsClaim(Claim):
     fixed = ("the test set's objects", "three copies of the teacher, with the 20,000 images that it has seen")
     methods = ("ferkd",)
     uses = ("attar.train.label", "attar.train.mixing")
-    trial_seeds = 1
+    trial_seeds = 2
     copies = 3
     constructed = True
     underpowered = "the spread is not known before tuning; twenty seeds give 90 % where it is below 1.3 points"
-    steps: ClassVar = 800
+    steps: ClassVar = 1200
     passes: ClassVar = 20
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
@@ -125,7 +122,7 @@ class CalibratedLabelsClaim(Claim):
         )
         mix: Any = name.removeprefix("ferkd, ") if name.startswith("ferkd, ") else "none"
         return CalibratedLabels(
-            student=DoublingConvNet(depth=2, width=8, norm="batch"),
+            student=DoublingConvNet(depth=3, width=16, norm="batch"),
             train=train,
             low=0.0 if name == "fkd" else trial["low"],
             softening=trial.get("softening", 0.1),
@@ -134,8 +131,8 @@ class CalibratedLabelsClaim(Claim):
         )
 
 
-def cluttered(images: Images, rng: torch.Generator, side: int = SIDE, pieces: int = 6) -> Images:
-    """Return images whose objects lie anywhere on a canvas, among pieces a third as large of other objects."""
+def cluttered(images: Images, rng: torch.Generator, side: int = SIDE, pieces: int = 4) -> Images:
+    """Return images whose objects lie anywhere on a canvas, among pieces half as wide of other objects."""
     own, size = images.unit(), images.size
     piece = size // 2
     canvas = torch.zeros(len(own), images.channels, side, side)
