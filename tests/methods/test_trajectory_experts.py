@@ -14,7 +14,7 @@ from attar.methods.data.trajectory.experts import ExpertLoss, ExpertRecipe, Flat
 from attar.methods.data.trajectory.flat import FlatNetwork
 from attar.methods.data.trajectory.segments import Window, walk
 from attar.nets import MLP, ConvNet
-from attar.run import SGD, Drop, keys
+from attar.run import SGD, Drop, Plan, Run, keys
 from attar.spec import build
 
 NET = ConvNet(depth=1, width=3)
@@ -199,6 +199,27 @@ def test_a_killed_recording_goes_on_and_ends_the_same(tiny_images, open_run, mon
         made = method(again, data=data)
     assert made.fingerprint == whole.fingerprint
     assert done[6:] == [2, 2, 3, 3]  # what was whole is not done again
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("fields", "graphs"), [({}, 1), ({"penalty": 1.0}, 0)])
+def test_compiled_experts_are_the_same_up_to_rounding_and_compiled_once(
+    fields, graphs, tiny_images, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
+    recording._compiled.cache_clear()
+    torch._dynamo.utils.counters.clear()
+    data, ends = tiny_images(), []
+    for compiled in (False, True):
+        plan = Plan(compile=compiled, compile_after=0)
+        with Run(tmp_path / str(compiled), plan=plan) as run:
+            made = RecordExperts(net=ConvNet(depth=2, width=8), recipe=recipe(batch=len(data), **fields))(
+                run, data=data
+            )
+        ends.append(made.experts)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # one serves all epochs of all experts
+    for plain, other in zip(*ends, strict=True):
+        assert torch.allclose(plain, other, atol=1e-5)
 
 
 def test_experts_see_as_many_images_as_asked_alike_of_every_class(tiny_images, open_run, monkeypatch):

@@ -141,6 +141,13 @@ def test_pooling_by_slices_is_average_pooling_with_all_its_derivatives(size):
     assert torch.allclose(fast.second, plain.second, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (7, 4), (14, 13)])
+def test_pooling_for_the_compiler_is_average_pooling(size):
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    compiled = torch.compile(HalfAverage(), backend="eager", fullgraph=True, dynamic=False)
+    assert torch.allclose(compiled(x), nn.functional.avg_pool2d(x, 2), atol=1e-12)
+
+
 # ------------------------------------------------------------- gradient matching
 
 

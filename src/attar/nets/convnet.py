@@ -17,14 +17,18 @@ class HalfAverage(nn.Module):
     """2×2 average pooling of `[n, C, H, W]` to `[n, C, H // 2, W // 2]`, as `nn.AvgPool2d(2)`.
 
     On a CPU torch's own kernel is not vectorised and takes a third of a small network's training step; sums of slices
-    take half its time and are differentiable twice. The compiler makes better code of the pooling itself.
+    take half its time and are differentiable twice. The compiler makes its best code of a mean over both sides of the
+    squares: a step takes five eighths of the time that it takes with torch's kernel, and a third of that with slices.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean of every 2×2 square; an odd last row or column is left out."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type != "cpu":
             return nn.functional.avg_pool2d(x, 2)
         height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        if torch.compiler.is_compiling():
+            squares = x[:, :, :height, :width].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+            return squares.mean((3, 5))
         rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
         return (rows[..., 0:width:2] + rows[..., 1:width:2]) * 0.25
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -33,6 +33,14 @@ class ImageShape(Protocol):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
+
+
+class Shape(NamedTuple):
+    """An `ImageShape` without images."""
+
+    channels: int
+    size: int
+    num_classes: int
 
 
 def fresh(spec: Net, like: ImageShape, rng: torch.Generator, *, device: torch.device | str | None = None) -> Network:

@@ -24,7 +24,7 @@ class TwiceConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return W * x + b."""
-        if torch.is_autocast_enabled(x.device.type):  # it knows torch's own
+        if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():  # they know torch's own
             return super().forward(x)
         how = (self.stride, self.padding, self.dilation, False, (0, 0), self.groups)
         y: Tensor = _Conv.apply(x, self.weight, self.bias, how)
@@ -36,7 +36,7 @@ class TwiceInstanceNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return γ x̂ + β."""
-        if x.dtype != self.weight.dtype:  # autocast knows torch's own
+        if x.dtype != self.weight.dtype or torch.compiler.is_compiling():  # autocast knows torch's own, too
             return super().forward(x)
         y: Tensor = _Norm.apply(x, self.weight, self.bias, self.eps)
         return y
@@ -47,6 +47,8 @@ class TwiceHalfAverage(HalfAverage):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean of every 2×2 square; an odd last row or column is left out."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
         y: Tensor = _Pool.apply(x, super().forward)
         return y
 

@@ -30,7 +30,7 @@ class Plan:
     threads: int = Field(1, ge=1)  # of one process
     chunk: int = Field(64, ge=1)  # images that go through a network together
     compile: bool = False
-    compile_after: int = Field(2_000_000, ge=0)  # images through a network from which compiling pays; fewer stay eager
+    compile_after: int = Field(1_000_000, ge=0)  # images through a network from which compiling pays; fewer stay eager
     workers: int = Field(1, ge=1)  # processes that train networks side by side
 
     def compiles(self, images: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from attar.errors import AttarError
 from attar.losses.trajectory import adaptive_climb, input_gradient_penalty, sharpness_aware_direction
 from attar.methods.data.trajectory.flat import FlatNetwork
 from attar.nets import ConvNet, Net
-from attar.run import SGD, Constant, Run, Schedule, keys
+from attar.nets.initialise import Shape
+from attar.run import SGD, Constant, Plan, Run, Schedule, keys
 from attar.run.fan_out import Shared
 from attar.spec import method, spec
 
@@ -50,6 +52,10 @@ class ExpertRecipe:
     flat: Flat | None = None  # FTD's optimizer
     ramp: int = Field(0, ge=0)  # epochs in which the loss counts 0.5 rising to 1 (AST's clipping loss; its paper: 10)
     penalty: float = Field(0.0, ge=0)  # weight of AST's gradient penalty (its code: 2); three times the cost
+
+    def seen(self, images: int) -> int:
+        """Return how many images go through all experts' networks where an epoch has so many."""
+        return self.count * self.epochs * images * (1 if self.flat is None else 2)
 
     def loss_scale(self, epoch: int) -> float:
         """Return what multiplies the cross-entropy: 0.5 + 0.5 · epoch / ramp, then 1."""
@@ -81,7 +87,9 @@ class RecordExperts:
         together = min(recipe.count, GROUP)
         weights = run.keep("weights", torch.zeros(together, network.count))
         momentum = run.keep("momentum", torch.zeros(together, network.count))
-        job = _Job(self.net, recipe, Shared(part))
+        job = _Job(
+            self.net, recipe, Shared(part), compile=run.plan.compiles(recipe.seen(len(part)) // run.plan.workers)
+        )
         shards = run.folder / "shards"
         for step in run.loop("record", math.ceil(recipe.count / GROUP) * recipe.epochs):
             group, epoch = divmod(step, recipe.epochs)
@@ -113,9 +121,10 @@ class _Job:
     momentum: Tensor | None = None
     epoch: int = 0
     key: int = 0
+    compile: bool = False
 
     def at(self, weights: Tensor, momentum: Tensor, epoch: int, key: int) -> _Job:
-        return _Job(self.net, self.recipe, self.data, weights, momentum, epoch, key)
+        return dataclasses.replace(self, weights=weights, momentum=momentum, epoch=epoch, key=key)
 
 
 def recorded(run: Run, net: Net, recipe: ExpertRecipe, data: Images, given: Trajectories | str | None) -> Trajectories:
@@ -138,7 +147,10 @@ def train_epoch(job: _Job) -> tuple[Tensor, Tensor, float]:
     """Train one expert for an epoch; return its parameters, its momentum and the mean loss, on the CPU."""
     data, recipe = job.data.value, job.recipe
     device = data.pixels.device
-    network = FlatNetwork(job.net, data, device)
+    if job.compile and not recipe.penalty:  # compiled code is differentiable once
+        network = _compiled(job.net, Shape(data.channels, data.size, data.num_classes), device)
+    else:
+        network = FlatNetwork(job.net, data, device)
     weights, momentum = cast(Tensor, job.weights).to(device), cast(Tensor, job.momentum).to(device)
     order = torch.randperm(len(data), generator=keys.generator(job.key, (), "order", ()))
     augment = augmentation(recipe.augment)
@@ -152,6 +164,12 @@ def train_epoch(job: _Job) -> tuple[Tensor, Tensor, float]:
         total += float(loss)
         weights, momentum = sgd_step(recipe.optimizer, weights, momentum, direction, rate)
     return weights.cpu(), momentum.cpu(), total / len(batches)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(net: Net, like: Shape, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the compiled network of all jobs of this process, a function of parameters and images."""
+    return Plan(compile=True, compile_after=0).compiled(FlatNetwork(net, like, device), 0)
 
 
 @dataclass(frozen=True)
