@@ -110,7 +110,7 @@ class _ConvGradient(torch.autograd.Function):
         (g, x, weight), how = ctx.saved_tensors, ctx.how
         s = torch.zeros_like(weight) if s is None else s
         to_g = torch.ops.aten.convolution(x, s, t, *how)
-        to_x = _to_input(g, x, s, how)
+        to_x = _to_input(g, x, s, how) if ctx.needs_input_grad[1] else None
         if u is None:
             return to_g, to_x, None, None, None
         to_g += torch.ops.aten.convolution(u, weight, None, *how)
