@@ -30,9 +30,9 @@ class Watch:
             reset(module, rng)
             watch.weights.append({name: value.clone() for name, value in module.state_dict().items()})
 
-        def watched_fit(module, source, training, rng, **more):
+        def watched_fit(module, source, training, rng, *more):
             watch.trained.append((len(watch.weights), len(watch.views), training, source.images.clone()))
-            return fit(module, source, training, rng, **more)
+            return fit(module, source, training, rng, *more)
 
         def watched_view(view, x):
             watch.applied.append((view.state(), len(x)))
@@ -166,6 +166,19 @@ def test_updates_and_epochs_come_from_the_papers_table(ipc, updates, epochs):
     found, training = GradientMatching(ipc=ipc).path(count)
     assert found == updates
     assert (training and training.steps) == (epochs and epochs * -(-count // 256))
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_a_network_whose_training_is_compiled_once_matches_the_same_images(norm, tiny_images, open_run):
+    torch._dynamo.utils.counters.clear()
+    method = GradientMatching(**{**FIELDS, "net": ConvNet(depth=2, width=3, norm=norm)}, steps=2, updates=2, epochs=3)
+    made = []
+    for compiled in (False, True):
+        with open_run(compile=compiled, compile_after=method.steps * 3 * 6) as run:  # images that the networks see
+            made.append(method(run, data=tiny_images()).images)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch.allclose(*made, atol=1e-4)
 
 
 def test_one_image_a_class_never_trains_the_network(tiny_images, open_run, monkeypatch):

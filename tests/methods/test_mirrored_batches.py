@@ -105,9 +105,9 @@ def test_dc_matches_and_trains_on_both(tiny_images, open_run, monkeypatch):
         matched.append((images, labels))
         return distances(network, real, images, labels, kind)
 
-    def watched_fit(network, source, training, rng):
+    def watched_fit(network, source, training, rng, *more):
         trained.append((source, training))
-        return fit(network, source, training, rng)
+        return fit(network, source, training, rng, *more)
 
     monkeypatch.setattr(dc, "class_distances", watched_distances)
     monkeypatch.setattr(dc, "fit", watched_fit)

@@ -17,7 +17,7 @@ from attar.methods.data.views import Shown, SiameseViews
 from attar.nets import ConvNet, Net
 from attar.run import SGD, Constant, Learner, Optimizer, Run
 from attar.spec import method
-from attar.train.training import TensorSource, Training, fit
+from attar.train.training import TensorSource, Training, batch_loss, fit
 
 SCHEDULE = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (updates, epochs)
 Parameters = dict[str, Tensor]
@@ -99,7 +99,10 @@ class GradientMatching(Shown):
         synthetic = start(data, self.ipc, run.rng("init"), protocol=protocol)
         pixels = run.learner("pixels", synthetic.images, self.optimizer)
         network = run.keep("network", nets.fresh(self.net, data, run.rng("net"), device=run.device))
-        updates, training = self.path(data.num_classes * self.shown_ipc)
+        count = data.num_classes * self.shown_ipc
+        updates, training = self.path(count)
+        each = 0 if training is None else training.total(count) * min(training.batch, count)
+        loss_of = run.compiled(batch_loss, self.steps * (updates - 1) * each)
         for step in run.loop("match", self.steps * updates):
             outer, update = divmod(step, updates)
             if update == 0:
@@ -109,7 +112,7 @@ class GradientMatching(Shown):
             if update < updates - 1 and training is not None:
                 labels = synthetic.labels.repeat(self.shown_ipc // self.ipc)
                 source = TensorSource(self.shown(synthetic.images), labels)
-                fit(network, source, training, lambda name, *counters, step=step: run.rng(name, step, *counters))
+                fit(network, source, training, lambda name, *at, step=step: run.rng(name, step, *at), loss_of)
         return synthetic
 
     def path(self, count: int) -> tuple[int, Training | None]:
