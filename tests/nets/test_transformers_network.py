@@ -11,6 +11,7 @@ from attar.errors import AttarError, RecipeError
 from attar.metrics.work import WorkMeter
 from attar.nets import NETS, TransformersNet
 from attar.spec import build, spec, to_json
+from attar.train import evaluation
 
 TOKENS = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
 SMALL = {
@@ -224,3 +225,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "vit" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(AttarError, match="no image classifier can be loaded from"):
         made(TransformersNet(name=folder))
+
+
+def test_a_spec_is_a_key_so_that_what_was_compiled_for_a_network_is_found_again():
+    assert small("resnet") == small("resnet")
+    assert {small("resnet"): "found"}[small("resnet")] == "found"
+    assert small("resnet", depths=[2, 1]) not in {small("resnet")}
+    evaluation._compiled.cache_clear()
+    module, _ = evaluation._compiled(small("resnet"), 3, 16, 5, "cpu")
+    assert evaluation._compiled(small("resnet"), 3, 16, 5, "cpu")[0] is module

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attar.nets.specs import check_shape
-from attar.spec import spec
+from attar.spec import digest, spec
 
 if TYPE_CHECKING:
     from attar.nets.network import Network
@@ -53,6 +53,9 @@ class TransformersNet:
                 "net.config.model_type=vit (or resnet, deit, swin, convnext, …)"
             )
         return self
+
+    def __hash__(self) -> int:
+        return hash((self.name, digest(self.config)))  # what is compiled is kept by its network
 
     @property
     def minimum_size(self) -> int:
