@@ -42,11 +42,11 @@ def _work(id: str, settings: dict[str, Any], home: str, interval: float) -> None
     import torch
 
     from attar import api
-    from attar.errors import AttarError
+    from attar.errors import AttarError, Interrupted
 
     torch.set_num_threads(1)
     try:
         api.run_result(id, **settings)
-    except AttarError as error:
+    except (AttarError, Interrupted) as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
