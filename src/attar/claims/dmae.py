@@ -17,7 +17,7 @@ MORE = 1.4  # a step beside a teacher costs about as many steps of pixels alone
 class DistilledMaskedAutoencodingClaim(MaskedClaim):
     """DMAE against MAE at as many steps and at as much time, judged by what frozen features say of the classes.
 
-    Teacher and students see no labels. The teacher is twice as wide and deep, and saw twice the images.
+    Teacher and students see no labels. The teacher is half as wide and deep again, and saw twice the images.
     """
 
     id = "dmae"
@@ -63,7 +63,7 @@ class DistilledMaskedAutoencodingClaim(MaskedClaim):
             hidden = 0.9 if "90" in name else 0.75
             weight = trial.get("weight", 1.0)
             taught = DistilledMaskedAutoencoding(train=self.training(trial), hidden=hidden, weight=weight, **fields)
-            teacher = self.teacher(run, splits.train)
+            teacher = self.teacher(run)
             made = run.stage("student", taught, seed=seed, data=images, teacher=teacher)
             self.count(taught, taught=True)
         return self.judge(run, splits, made.module)

@@ -35,7 +35,7 @@ class DisjointMaskingClaim(MaskedClaim):
         "step: 69.3 % with it, 68.9 % without, 69.7 % in the released order after 120 steps; 71.8 and 71.0 % after 312"
     )
     primary = Contrast(
-        method="dmjd", baseline="disjoint views", at="312 steps of 128 views, probe with 2,000 labels", worst=0.1
+        method="dmjd", baseline="disjoint views", at="312 steps of 64 views, probe with 2,000 labels", worst=0.1
     )
     secondary = (
         Contrast(method="dmjd", baseline="released order", at="visible targets of other patches", worst=0.1),

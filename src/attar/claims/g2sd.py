@@ -17,20 +17,18 @@ from attar.methods.model.g2sd import GenericDistillation, GenericToSpecific
 from attar.methods.model.mae import MaskedAutoencoding
 from attar.methods.model.masked.pretraining import Pretraining
 from attar.metrics import accuracy
-from attar.nets.masked import Decoder
-from attar.nets.token_specs import ViT
 from attar.run import AdamW, Run
 from attar.train.teacher import Teacher
 from attar.train.training import predict
 
-MORE = 1.5  # a step beside a teacher passes half as many images more through a network
+MORE = 1.7  # a step beside a teacher costs about as many steps of pixels alone
 SHARE = 0.75  # of the rate, from block to block
 
 
 class GenericToSpecificClaim(MaskedClaim):
     """The generic stage against MAE ahead of the same specific stage, with 2,000 labels.
 
-    MAE also gets one and a half times the steps, since a step beside a teacher costs more. The labelled images and the
+    MAE also gets 1.7 times the steps, since a step beside a teacher costs more. The labelled images and the
     expert, which is the teacher fine-tuned on them, belong to the copy.
     """
 
@@ -39,24 +37,19 @@ class GenericToSpecificClaim(MaskedClaim):
     says = "ViT-S keeps 98.7 % of ViT-B's accuracy on ImageNet, 98.1 % on COCO, 99.3 % on ADE20K (arXiv 2302.14771)"
     origin = "the card's guess of 1 to 3 points for each stage; nothing was measured before"
     primary = (
-        Contrast(method="g2sd", baseline="mae, then specific", at="312 and 300 steps, 2,000 labels", worst=0.1),
-        Contrast(method="g2sd", baseline="mae, 1.5 × the steps, then specific", at="as many passes", worst=0.1),
+        Contrast(method="g2sd", baseline="mae, then specific", at="312 and 150 steps, 2,000 labels", worst=0.1),
+        Contrast(method="g2sd", baseline="mae, 1.7 × the steps, then specific", at="as much time", worst=0.1),
     )
     secondary = (
         Contrast(method="g2sd", baseline="generic, then labels", at="the specific stage's own share", worst=0.1),
-        Contrast(method="generic, then labels", baseline="mae, then labels", at="both fine-tuned", worst=0.1),
-        Contrast(method="mae, then labels", baseline="labels", at="fine-tuned against from scratch", worst=0.1),
     )
     expects = 0.02
     delta = 0.01
-    seeds = 6
+    seeds = 5
     grids: ClassVar = {
         name: {"lr": [0.0005, 0.001, 0.002]}
-        for name in (
-            "g2sd", "mae, then specific", "mae, 1.5 × the steps, then specific", "generic, then labels",
-            "mae, then labels", "labels",
-        )
-    }  # fmt: skip
+        for name in ("g2sd", "mae, then specific", "mae, 1.7 × the steps, then specific", "generic, then labels")
+    }
     fixed = (
         "the test set",
         "three copies of the teacher, each with the 20,000 images it has seen, 2,000 labelled ones and an expert",
@@ -64,34 +57,29 @@ class GenericToSpecificClaim(MaskedClaim):
     methods = ("g2sd", "mae", "fine-tuning")
     trial_seeds = 1
     underpowered = "the spread over seeds of these students is unknown; four tuning seeds will tell it"
-    net: ClassVar[ViT] = ViT(patch=4, width=48, depth=4, heads=4)
-    decoder: ClassVar[Decoder] = Decoder(width=32, depth=2, heads=4)
-    tuning_steps: ClassVar = 300
+    tuning_steps: ClassVar = 150
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Pre-train the student of an arm, let it learn the classes, and judge it."""
         splits = self.splits(run)
-        few = self.labelled(torch.Generator().manual_seed(run.copy), splits.train)
+        few = self.labelled(torch.Generator().manual_seed(run.copy), self.taught())
         asks = name == "g2sd" or name.endswith("specific")
-        teacher = self.teacher(run, splits.train) if asks or name.startswith("generic") else None
+        teacher = self.teacher(run) if asks or name.startswith("generic") else None
         start = self.start(run, name, seed, self.images(run, splits.train), trial, teacher=teacher)
         if asks:
             student = self.specific(run, seed, few, start, teacher)
         else:
-            tuning = self.tuning(trial.get("lr", 1e-3) if name == "labels" else 1e-3)
+            tuning = self.tuning()
             student = run.stage("student", tuning, seed=seed, data=few, encoder=start)
             self.spent(tuning)
         return {"accuracy": accuracy(predict(student.module, splits.test), splits.test.labels)}
 
     def start(self, run: Run, name: str, seed: int, images: Images, trial: Trial, *, teacher: Any) -> Encoder:
-        """Return the encoder that an arm starts from: the generic stage's, MAE's, or one that has learned nothing."""
+        """Return the encoder that an arm starts from: the generic stage's, or MAE's."""
         fields: dict[str, Any] = {"net": self.net, "decoder": self.decoder}
-        if name == "labels":
-            model = MaskedAutoencoding(**fields).fresh(run, images)
-            return Encoder(model.encoder.requires_grad_(True), self.net, images.channels, images.size)
         made: Encoder
         if name.startswith("mae"):
-            plain = MaskedAutoencoding(train=self.training(trial, share=MORE if "1.5" in name else 1.0), **fields)
+            plain = MaskedAutoencoding(train=self.training(trial, share=MORE if "1.7" in name else 1.0), **fields)
             self.count(plain)
             made = run.stage("start", plain, seed=seed, data=images)
         else:
@@ -111,10 +99,10 @@ class GenericToSpecificClaim(MaskedClaim):
         self.spent(tuning, taught=True)
         return made
 
-    def tuning(self, lr: float = 1e-3) -> FineTuning:
-        """Return how labels are learned, alike in all arms but for one that has nothing else to tune."""
+    def tuning(self) -> FineTuning:
+        """Return how labels are learned, alike in all arms."""
         steps, batch = (3, 16) if self.quick else (self.tuning_steps, 64)
-        optimizer = AdamW(lr=lr, weight_decay=0.05, decays="weights")
+        optimizer = AdamW(lr=1e-3, weight_decay=0.05, decays="weights")
         train = Pretraining(steps=steps, batch=batch, optimizer=optimizer, warmup_epochs=1, views=VIEWS)
         return FineTuning(layer_decay=SHARE, train=train)
 

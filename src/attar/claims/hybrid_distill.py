@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from attar.artifacts import Student
 from attar.claims.claim import Contrast, Trial
-from attar.claims.masked import TAUGHT, VIEWS, MaskedClaim
-from attar.data import Images
+from attar.claims.masked import VIEWS, MaskedClaim
 from attar.methods.data.ridge.teacher import SelfSupervision
 from attar.methods.model.finetune import FineTuning
 from attar.methods.model.hybrid_distill import HybridDistillation
 from attar.methods.model.masked.pretraining import Pretraining
 from attar.metrics import accuracy
 from attar.metrics.attention import attention_distance, attention_information
-from attar.nets.masked import transformer
+from attar.nets.masked import MeanFeatures, transformer
 from attar.nets.token_specs import ViT
 from attar.run import Adam, AdamW, Cosine, Run
 from attar.train.training import Training, predict
+from attar.train.transfer import probed
 
 SOME = 256  # test images whose attention is measured
 
@@ -60,8 +60,8 @@ class HybridDistillationClaim(MaskedClaim):
     methods = ("hybrid-distill", "mae", "fine-tuning")
     trial_seeds = 1
     underpowered = "an effect of half a point is expected at most; five seeds bound it"
-    net: ClassVar[ViT] = ViT(patch=7, width=64, depth=6, heads=4)
-    teacher_net: ClassVar[ViT] = ViT(patch=7, width=96, depth=6, heads=4)
+    net: ClassVar[ViT] = ViT(patch=7, width=64, depth=4, heads=4)
+    teacher_net: ClassVar[ViT] = ViT(patch=7, width=96, depth=4, heads=4)
     tuning_steps: ClassVar = 160
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
@@ -70,10 +70,10 @@ class HybridDistillationClaim(MaskedClaim):
         given: dict[str, Any] = {}
         weights: dict[str, Any] = {"features": 1.0, "relations": 0.0 if "features" in name else 1.0}
         if name != "autoencoder features":
-            given["contrastive"] = self.contrastive(run, splits.train)
+            given["contrastive"] = self.contrastive(run)
         if name != "contrastive features":
             role = "contrastive" if "features" in name else "autoencoder"  # whose features are asked for, or relations
-            given[role] = self.teacher(run, splits.train)
+            given[role] = self.teacher(run)
         keep = 0.7 if "70" in name else 1.0
         method = HybridDistillation(net=self.net, relation_heads=4, keep=keep, train=self.training(trial), **weights)
         made = run.stage("student", method, seed=seed, data=self.images(run, splits.train), **given)
@@ -82,25 +82,25 @@ class HybridDistillationClaim(MaskedClaim):
         self.meter.add(
             updates=method.train.steps or 1, examples=seen, teacher_calls=asked, forward=seen + asked, backward=seen
         )
-        probe = self.judge(run, splits, made.module)
         few = self.labelled(run.rng("labelled"), splits.train, share=0.5)
         tuned = run.stage("tuned", self.tuning(), seed=seed, data=few, encoder=made)
         weights_seen = attention_of(made.module, splits.test.normalised(torch.arange(min(SOME, len(splits.test)))))
-        return {
+        found = {
             "accuracy": accuracy(predict(tuned.module, splits.test), splits.test.labels),
-            "probe": probe["accuracy"],
             "distance": float(attention_distance(weights_seen, transformer(made.module).patches.side).mean()),
             "information": float(attention_information(weights_seen).mean()),
         }
+        if self.phase != "tuning":
+            features: Any = MeanFeatures(made.module).eval()
+            found["probe"] = probed(features, few, splits.test)
+        return found
 
-    def contrastive(self, run: Run, data: Images) -> Student:
+    def contrastive(self, run: Run) -> Student:
         """Return the teacher that learned without labels what two views share, from a shared stage."""
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(run.copy))
-        steps, batch = (3, 16) if self.quick else (self.teacher_steps, self.batch)
+        steps, batch = (3, 16) if self.quick else (self.teacher_steps, 128)
         training = Training(steps=steps, batch=batch, optimizer=Adam(lr=1e-3), schedule=Cosine())
         method = SelfSupervision(net=self.teacher_net, dimensions=64, projector=256, training=training)
-        seen = data.subset(order[: min(TAUGHT, 64 if self.quick else len(data))])
-        made: Student = run.stage("contrastive", method, data=seen)
+        made: Student = run.stage("contrastive", method, data=self.seen(run))
         self.meter.add(forward=2 * steps * batch, backward=2 * steps * batch)
         return made
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from attar.artifacts.autoencoder import Autoencoder
-from attar.claims.claim import Claim, Trial
+from attar.claims.claim import Trial
+from attar.claims.taught_once import TaughtOnce
 from attar.data import Images
 from attar.data.soft_labels.views import Views
 from attar.data.sources import Splits
@@ -27,7 +28,7 @@ LABELLED = 200  # images of each class that probes and fine-tuning see
 VIEWS = Views(scale=(0.5, 1.0))
 
 
-class MaskedClaim(Claim):
+class MaskedClaim(TaughtOnce):
     """An arm trains a small transformer on images without labels, 49 patches each, and judges what it has learned.
 
     Three copies of the teacher, each with images of its own, are dealt to the seeds in turn; a seed draws the images of
@@ -35,12 +36,12 @@ class MaskedClaim(Claim):
     """
 
     net: ClassVar[ViT] = ViT(patch=4, width=64, depth=4, heads=4)
-    decoder: ClassVar[Decoder] = Decoder(width=64, depth=2, heads=4)
-    teacher_net: ClassVar[ViT] = ViT(patch=4, width=128, depth=8, heads=8)
-    teacher_decoder: ClassVar[Decoder] = Decoder(width=64, depth=4, heads=4)
-    steps: ClassVar = 312  # of 128 images: four passes
+    decoder: ClassVar[Decoder] = Decoder(width=32, depth=2, heads=2)
+    teacher_net: ClassVar[ViT] = ViT(patch=4, width=96, depth=6, heads=6)
+    teacher_decoder: ClassVar[Decoder] = Decoder(width=48, depth=2, heads=4)
+    steps: ClassVar = 312  # of 64 images: two passes
     teacher_steps: ClassVar = 1000
-    batch: ClassVar = 128
+    batch: ClassVar = 64
     copies = 3
     currency = "updates"
     fixed: ClassVar[Sequence[str]] = (
@@ -70,16 +71,20 @@ class MaskedClaim(Claim):
         optimizer = AdamW(lr=trial.get("lr", 1e-3), beta2=0.95, weight_decay=0.05, decays="weights")
         return Pretraining(optimizer=optimizer, warmup_epochs=0.5, **{**fields, **changes})
 
-    def teacher(self, run: Run, data: Images) -> Autoencoder:
-        """Return the teacher with its decoder, from a stage that arms, seeds and claims share."""
+    def seen(self, run: Run) -> Images:
+        """Return the images that the teachers of a copy see."""
+        data = self.taught()
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(run.copy))
+        return data.subset(order[: min(TAUGHT, 64 if self.quick else len(data))])
+
+    def teacher(self, run: Run) -> Autoencoder:
+        """Return the teacher with its decoder, from a stage that arms, seeds, phases and claims share."""
         method = MaskedAutoencoding(
             net=self.teacher_net,
             decoder=self.teacher_decoder,
             train=self.training({}, share=self.teacher_steps / self.steps),
         )
-        seen = data.subset(order[: min(TAUGHT, 64 if self.quick else len(data))])
-        made: Autoencoder = run.stage("teacher", method, data=seen)
+        made: Autoencoder = run.stage("teacher", method, data=self.seen(run))
         passes = (method.train.steps or 1) * method.train.batch
         self.meter.add(forward=passes, backward=passes)
         return made
@@ -97,9 +102,12 @@ class MaskedClaim(Claim):
         return data.subset(data.choose_per_class(each, rng))
 
     def judge(self, run: Run, splits: Splits, encoder: nn.Module) -> dict[str, float]:
-        """Return the test accuracy of logistic regression on frozen features, and of the 20 nearest neighbours."""
+        """Return the test accuracy of logistic regression on frozen features; in the verdict also of 20 neighbours."""
         few = self.labelled(run.rng("labelled"), splits.train)
         features: Any = MeanFeatures(encoder).eval()
         test = splits.test.subset(torch.arange(100)) if self.quick else splits.test
-        self.meter.add(forward=2 * (len(few) + len(test)))
-        return {"accuracy": probed(features, few, test), "neighbours": neighbour_accuracy(features, few, test)}
+        self.meter.add(forward=len(few) + len(test))
+        found = {"accuracy": probed(features, few, test)}
+        if self.phase != "tuning":
+            found["neighbours"] = neighbour_accuracy(features, few, test)
+        return found
