@@ -62,9 +62,19 @@ def test_a_seed_draws_images_and_labels_and_a_copy_the_teacher_s(open_run, tiny_
     claim, data = MaskedClaim("quick"), tiny_images(each=40, size=8)
     first, again, other = (claim.images(open_run(seed=seed), data).fingerprint for seed in (0, 0, 1))
     assert first == again != other
-    claim = MaskedClaim("quick")
-    made = [claim.teacher(open_run(seed=seed, copy=copy), data).fingerprint for seed, copy in ((0, 0), (3, 0), (1, 1))]
+    made = [claim.teacher(open_run(seed=seed, copy=copy)).fingerprint for seed, copy in ((0, 0), (3, 0), (1, 1))]
     assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize("id", [*IDS, "diswot", "scalekd", "tinyclip"])
+def test_no_teacher_sees_what_tuning_validates_on(id, open_run):
+    source = "fashion-mnist-mini?size=14"
+    tuning, verdict = (ledger.claim_class(id)(phase, source) for phase in ("tuning", "verdict"))
+    whole = verdict.splits(open_run(seed=0))
+    seen, asked = tuning.splits(open_run(seed=100)), tuning.splits(open_run(seed=101))
+    assert seen.test.fingerprint == asked.test.fingerprint != whole.test.fingerprint
+    assert tuning.taught().fingerprint == verdict.taught().fingerprint == seen.train.fingerprint
+    assert len(whole.train) == len(seen.train) + len(seen.test)
 
 
 def test_probed_features_are_the_mean_over_all_tokens():

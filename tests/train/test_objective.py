@@ -163,17 +163,28 @@ class _Vectors(Objective):
         yield Term("kd", losses.kl_divergence(student.logits, teacher.logits))
 
 
-@pytest.mark.parametrize(("place", "asked"), [("embedding", 18), ("stages.0", 72)])
-def test_vectors_of_the_teacher_are_kept_and_maps_are_asked_for_again(data, teacher, tmp_path, place, asked):
+def asked(data: Images, teacher: Student, folder: Any, place: str) -> int:
+    """Return how many images the teacher was shown while an objective read a place, and check what it was told."""
     calls: list[int] = []
     teacher.module.register_forward_hook(lambda module, given, output: calls.append(len(given[0])))
     objective = _Vectors(student=NET, train=StudentTraining(steps=12, batch=6, augment="none"), place=place)
-    train(objective, data, teacher, tmp_path / "run")
-    assert sum(calls) == 2 + 2 + asked  # two to look at classes, two to look at shapes
+    train(objective, data, teacher, folder)
+    shown = sum(calls)
     for images, logits, vectors in objective.seen:
         output, found = read(teacher.module, images, [place])
         torch.testing.assert_close(logits, output)
         torch.testing.assert_close(vectors, found[place])
+    return shown - 2 - 2  # two to look at classes, two to look at shapes
+
+
+@pytest.mark.parametrize("place", ["embedding", "stages.0"])
+def test_what_a_teacher_says_at_a_place_is_kept(data, teacher, tmp_path, place):
+    assert asked(data, teacher, tmp_path / "run", place) == len(data)
+
+
+def test_what_would_fill_the_memory_is_asked_for_again(data, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("attar.train.objective._KEPT", 4 * len(data) * 10)
+    assert asked(data, teacher, tmp_path / "run", "stages.0") == 12 * 6
 
 
 def test_stored_labels_teach_as_the_teacher_itself_does(data, teacher, tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from attar import nets
 from attar.claims.claim import Contrast, Trial
+from attar.claims.taught_once import TaughtOnce
 from attar.claims.vision import Shares, VisionClaim
 from attar.data import Images
 from attar.data.sources import Splits
@@ -27,7 +28,7 @@ SPACE = Space(depths=(1, 2, 3), widths=((4, 6, 8, 12), (8, 12, 16, 24), (FEATURE
 AT = "24 students within 10 % of one size, accuracy of three distillations of 200 steps each"
 
 
-class SearchedStudentClaim(VisionClaim):
+class SearchedStudentClaim(TaughtOnce, VisionClaim):
     """DisWOT against NWOT, which needs no teacher: Kendall's τ with the accuracy of students that were distilled.
 
     A seed draws a size and a pool of students about it, so that size orders nothing. Random ranking has τ 0 by
@@ -65,7 +66,7 @@ class SearchedStudentClaim(VisionClaim):
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Return how well a score orders the students of a seed's pool by their accuracy."""
         splits = self.splits(run)
-        shares = self.shares(run, splits.train)
+        shares = self.shares(run, self.taught())
         teacher = self.teacher(run, shares.seen)
         pool = self.pool(run, splits.train)
         draws: int = trial["draws"]

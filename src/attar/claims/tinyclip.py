@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from attar.artifacts.dual import DualStudent
-from attar.claims.claim import Claim, Contrast, Trial
+from attar.claims.claim import Contrast, Trial
+from attar.claims.taught_once import TaughtOnce
 from attar.data import Images, Splits, from_tensors
 from attar.data.captions import Captioned, captioned
 from attar.data.splits import paired
@@ -36,11 +37,11 @@ PLACES = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "botto
 SIZES = {"large": 20, "small": 12}  # pixels a side, of a quarter of the canvas
 QUARTER = 20
 SHORT, LONG = 156, 312  # steps of 256 pairs: 2 and 4 passes
-SMALL = Shrunk(image_width=64, image_depth=3, text_width=32, text_depth=2)
-BETWEEN = Shrunk(image_width=80, image_depth=6, text_width=48, text_depth=4)
+SMALL = Shrunk(image_width=64, image_depth=2, text_width=32, text_depth=2)
+BETWEEN = Shrunk(image_width=80, image_depth=4, text_width=48, text_depth=4)
 
 
-class TinyCLIPClaim(Claim):
+class TinyCLIPClaim(TaughtOnce):
     """A small dual encoder that inherits and mimics, against one from random weights and one that sees pairs alone.
 
     Pictures are composed: an item of Fashion-MNIST in one of 6 colours, 4 places and 2 sizes, with the caption "large
@@ -77,7 +78,11 @@ class TinyCLIPClaim(Claim):
         Contrast(method="scratch, affinity", baseline="scratch, pairs", at="2 passes, affinities alone", worst=0.1),
         Contrast(method="two stages", baseline="inherited, affinity", at="2 passes in all, one a stage", worst=0.1),
         Contrast(
-            method="inherited, affinity, 4 passes", baseline="scratch, affinity, 4 passes", at="4 passes", worst=0.1
+            method="inherited, affinity",
+            baseline="scratch, affinity",
+            metric="longer",
+            at="4 passes at the rate chosen for 2",
+            worst=0.1,
         ),
         Contrast(
             method="inherited, affinity",
@@ -92,11 +97,8 @@ class TinyCLIPClaim(Claim):
     seeds = 5
     grids: ClassVar = {
         name: {"lr": [0.0005, 0.001, 0.002]}
-        for name in (
-            "inherited, affinity", "scratch, affinity", "inherited, pairs", "scratch, pairs", "two stages",
-            "inherited, affinity, 4 passes", "scratch, affinity, 4 passes",
-        )
-    }  # fmt: skip
+        for name in ("inherited, affinity", "scratch, affinity", "inherited, pairs", "scratch, pairs", "two stages")
+    }
     currency = "updates"
     fixed = (
         "the test images and how they are composed",
@@ -117,7 +119,7 @@ class TinyCLIPClaim(Claim):
     trial_seeds = 1
     underpowered = "the spread over seeds of these students is unknown; four tuning seeds will tell it"
     teacher_net: ClassVar[DualNet] = DualNet(
-        image=ImageTower(patch=8, width=96, depth=6, heads=6, head_width=16),
+        image=ImageTower(patch=10, width=96, depth=4, heads=6, head_width=16),
         text=TextTower(width=64, depth=4, heads=4, head_width=16, context=10),
         dimensions=64,
     )
@@ -125,29 +127,43 @@ class TinyCLIPClaim(Claim):
     batch: ClassVar = 256
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
-        """Train the student of an arm and ask it about the test pictures."""
+        """Train the student of an arm and ask it about the test pictures.
+
+        The verdict also asks one that learned for twice the steps.
+        """
         pairs = self.pairs(run)
         teacher = self.teacher(run, pairs.train)
-        steps = LONG if "4 passes" in name else SHORT
-        stages = (BETWEEN, SMALL) if name == "two stages" else (SMALL,)
-        train = self.training(steps // len(stages), trial.get("lr", 1e-3))
-        mimics = "pairs" not in name
-        method = TinyCLIP(
-            inherit="none" if name.startswith("scratch") else "manual",
-            stages=stages,
-            affinity=1.0 if mimics else 0.0,
-            scale=50.0 if mimics else None,
-            train=train,
-        )
+        method = self.method(name, trial, SHORT)
         made: DualStudent = run.stage("student", method, seed=seed, data=pairs.train, teacher=DualTeacher(teacher))
-        updates = (train.steps or 1) * len(stages)
-        seen, asked = updates * train.batch, len(pairs.train) if mimics else 0  # asked once for each pair
+        updates = (method.train.steps or 1) * len(method.stages)
+        asked = len(pairs.train) if method.affinity else 0  # once for each pair
+        seen = updates * method.train.batch
         self.meter.add(updates=updates, examples=seen, teacher_calls=asked, forward=seen + asked, backward=seen)
-        return {
+        found = {
             "accuracy": named(made, pairs.test),
             "recall": retrieval(made, pairs.test, ks=(1,))["image to text @1"],
             "teacher": named(teacher, pairs.test),
         }
+        if name in {"inherited, affinity", "scratch, affinity"} and self.phase != "tuning":
+            # a measurement beside the arm: what it costs is no part of what the arm's student costs
+            longer = self.method(name, trial, LONG)
+            further: DualStudent = run.stage(
+                "student", longer, seed=seed, data=pairs.train, teacher=DualTeacher(teacher)
+            )
+            found["longer"] = named(further, pairs.test)
+        return found
+
+    def method(self, name: str, trial: Trial, steps: int) -> TinyCLIP:
+        """Return what trains the student of an arm for so many steps, over all stages."""
+        stages = (BETWEEN, SMALL) if name == "two stages" else (SMALL,)
+        mimics = "pairs" not in name
+        return TinyCLIP(
+            inherit="none" if name.startswith("scratch") else "manual",
+            stages=stages,
+            affinity=1.0 if mimics else 0.0,
+            scale=50.0 if mimics else None,
+            train=self.training(steps // len(stages), trial.get("lr", 1e-3)),
+        )
 
     def pairs(self, run: Run) -> Splits:
         """Return the composed pictures: those for training belong to the copy, those that are asked about to none."""
@@ -156,7 +172,7 @@ class TinyCLIPClaim(Claim):
         seeds = (run.copy, 1000)
         train, test = (
             composed(images, count, torch.Generator().manual_seed(seed))
-            for images, count, seed in zip((splits.train, splits.test), counts, seeds, strict=True)
+            for images, count, seed in zip((self.taught(), splits.test), counts, seeds, strict=True)
         )
         return paired(train, test)
 

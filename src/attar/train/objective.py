@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from attar.train.teacher import Teacher, Teaching
 from attar.train.training import Order, Training
 
 _CRD_DROPS = (150 / 240, 180 / 240, 210 / 240)
+_KEPT = 2**28  # bytes, at most, of what a teacher says of all samples at the places that are read
 
 
 @spec
@@ -240,12 +242,12 @@ class _Lessons:
     def _stored(self, batch: Batch) -> Told | None:
         """Return what the teacher is known to say of a batch: stored, or asked for once where nothing changes it.
 
-        Logits and vectors of all samples are kept, maps are not: they would fill the memory.
+        Kept is what takes a quarter of a gigabyte at most; larger maps of more samples are asked for anew in each step.
         """
         if self.labels is not None:
             return Told(batch.labels.clamp_min(torch.finfo(batch.labels.dtype).tiny).log())
-        maps = any(len(shape) > 1 for shape in self.setting.teacher_shapes.values())
-        if self.teacher is None or self.objective.train.augment != "none" or maps:
+        size = 4 * len(self) * sum(math.prod(shape) for shape in self.setting.teacher_shapes.values())
+        if self.teacher is None or self.objective.train.augment != "none" or size > _KEPT:
             return None
         if self._told is None:
             images = self.objective.train.total(len(self)) * self.objective.train.batch

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from attar import nets
 from attar.artifacts import Student
-from attar.claims import ofa_kd, scalekd
 from attar.errors import RecipeError
 from attar.methods.model.cross_attention import ConvolutionProjector, CrossAttentionProjector
 from attar.methods.model.scalekd import ScaleKD, distance, last_two
@@ -265,10 +264,6 @@ def test_the_control_hints_by_a_convolution_and_asks_nobody(data, vit, open_run)
     torch.testing.assert_close(found["direct"].loss, distance(maps, wanted, "direct"), rtol=1e-4, atol=1e-4)
     assert [tuple(p.shape) for p in state.parameters()] == [(8, 4, 1, 1), (8,)]
     assert ConvolutionProjector(torch.Size((4, 6, 6)), torch.Size((8, 4, 4)))(torch.randn(2, 4, 6, 6)).shape[2] == 4
-
-
-def test_the_claims_teacher_is_the_one_of_ofa_kd():
-    assert (scalekd.TRANSFORMER, scalekd.SCHOOLING) == (ofa_kd.TRANSFORMER, ofa_kd.SCHOOLING)
 
 
 def test_it_stands_in_a_sum_as_it_does_alone(data, vit, open_run):
