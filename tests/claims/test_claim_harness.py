@@ -206,6 +206,11 @@ def test_too_few_seeds_for_the_spread_are_refused_before_any_verdict_seed(claim)
     assert result["power"][0]["power"] < 0.9
 
 
+def test_no_reason_excuses_a_contrast_that_a_thousand_seeds_would_not_resolve(claim):
+    with pytest.raises(RecipeError, match="collapse on some seeds"):
+        claim(Fake(sigma=20.0), variant(underpowered="a pilot"))
+
+
 def test_another_version_of_the_claim_keeps_the_earlier_result_listed(claim):
     first = claim(Fake())
     changed = dict(first, hash="an older file", verdict="inconclusive")

@@ -191,8 +191,18 @@ class _Session:
         return rows
 
     def refuse_without_power(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Raise RecipeError if a contrast has less than 90 % power and the file does not say why it starts anyway."""
+        """Raise RecipeError if a contrast has less than 90 % power and the file does not say why it starts anyway.
+
+        No reason excuses one that more than a thousand seeds would not resolve: an arm collapses on some seeds.
+        """
         weak = [row for row in rows if row["power"] < judgement.power.POWER]
+        for row in weak:
+            if row["needed"] is None:
+                raise RecipeError(
+                    f"claim '{self.cls.id}': on the tuning seeds {row['contrast']} differs by {row['seen']:.3g} with a "
+                    f"spread of {row['sigma']:.3g}, for {row['expects']:g} expected: an arm seems to collapse on some "
+                    "seeds. Look at the tuning jobs, and mend the grids of both arms or the expected effect"
+                )
         if not weak or self.cls.underpowered:
             return
         worst = min(weak, key=lambda row: row["power"])
