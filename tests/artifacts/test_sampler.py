@@ -191,6 +191,34 @@ class TestDrawing:
         assert torch.equal(own(4, self.labels, noise=self.noise()), want)
 
 
+class Keeper(torch.nn.Module):
+    """Keeps a table that it makes when it is first asked, as networks keep rotations of places."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.table, self.modes = network, None, []
+
+    def forward(self, x, t, condition=None):
+        if self.table is None:
+            self.table = torch.ones_like(x)
+        self.modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+        return self.network(x, t, condition) * self.table
+
+
+def test_a_network_that_has_drawn_can_be_trained_through():
+    plain = sampler(drawing=Ode(steps=3))
+    made = plain.with_module(Keeper(plain.module))
+    noise = torch.randn(4, 2, generator=rng(2))
+    drawn = made(4, [0, 1, 2, 3], noise=noise)
+    assert torch.equal(drawn, plain(4, [0, 1, 2, 3], noise=noise))
+    assert made.module.modes == [(False, False), (True, False), (True, False)]  # the first answer fills what is kept
+    assert not made.module.table.is_inference()
+    assert not drawn.is_inference()
+    drawn.requires_grad_(True)
+    made.module(drawn, torch.zeros(4), torch.arange(4)).sum().backward()
+    assert drawn.grad is not None
+
+
 def test_conditions_by_name_by_number_and_none():
     made = sampler(drawing=Ode(steps=2))
     noise = torch.randn(2, 2, generator=rng(2))

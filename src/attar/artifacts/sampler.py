@@ -16,7 +16,7 @@ from attar.artifacts.base import Artifact
 from attar.artifacts.drawing import Drawing, Encode, Ode
 from attar.artifacts.picture import contact_sheet
 from attar.data.samples import Samples, numbers, picture
-from attar.diffusion.denoiser import Denoiser
+from attar.diffusion.denoiser import Denoiser, Repeated
 from attar.diffusion.guidance import Guided
 from attar.diffusion.prediction import Prediction, check_prediction
 from attar.diffusion.solvers import drawing
@@ -229,10 +229,12 @@ class Sampler(Artifact):
             if self.reading.guided == "embedded":
                 w = torch.full((rows.stop - first,), scale - 1.0, device=device)
                 some = told(some, guidance=w)
+            drawer = copy.copy(self)
+            drawer.module = Repeated(self.module)
             parts.append(
                 self.reading.drawing.draw(
-                    self.view(scale), noise[rows].to(device), some, steps or self.steps, drawing(rng),
-                    mean_velocity=self.mean_velocity,
+                    drawer.view(scale), noise[rows].to(device), some, steps or self.steps, drawing(rng),
+                    mean_velocity=drawer.mean_velocity,
                 )
             )  # fmt: skip
         if was_training:

@@ -92,6 +92,27 @@ class Denoiser(View):
         return self.predict(x, t, condition, kind="eps")
 
 
+class Repeated(nn.Module):
+    """A network that is asked again and again for outputs of one shape, through which nothing will be trained.
+
+    After the first answer, in which a network may fill what it keeps for later with tensors that training can use, it
+    answers in PyTorch's inference mode, which spares the book-keeping of versions and views.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.asked = network, False
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the network's answer."""
+        if not self.asked:
+            self.asked = True
+            with torch.no_grad():
+                return self.network(*inputs, **named)
+        with torch.inference_mode():
+            return self.network(*inputs, **named)
+
+
 def arguments(module: nn.Module) -> tuple[str, ...]:
     """Return the names of the arguments of a module's `forward`."""
     return _arguments(type(module).forward)
