@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attar.losses.numerics import directions
+from attar.nets.attention import attention
 from attar.nets.dual_specs import DualNet, ImageTower, TextTower, Tower
 from attar.nets.initialise import ImageShape, seeded
 from attar.nets.transformers_network import Sight
@@ -67,9 +68,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, causal: bool, width: Tensor | None = None, gates: BlockGates | None = None) -> Tensor:
         """Map tokens `[n, t, width]` to tokens of the same shape."""
-        attention, heads, mlp, hidden = (None,) * 4 if gates is None else gates.all
+        whole, heads, mlp, hidden = (None,) * 4 if gates is None else gates.all
         if self.heads:
-            x = x + gated(self._attend(x, causal, width, heads), width, attention)
+            x = x + gated(self._attend(x, causal, width, heads), width, whole)
         if self.hidden:
             inner = self.expand(normed(self.mlp_norm, x, width))
             inner = inner * torch.sigmoid(1.702 * inner) if self.quick else functional.gelu(inner)
@@ -79,7 +80,7 @@ class Block(nn.Module):
     def _attend(self, x: Tensor, causal: bool, width: Tensor | None, heads: Tensor | None) -> Tensor:
         split = self.mix(normed(self.attention_norm, x, width)).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = split.permute(2, 0, 3, 1, 4)  # [n, heads, t, head_width] each
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+        mixed = attention(queries, keys, values, causal=causal)
         mixed = gated(mixed, None if heads is None else heads[:, None, None])
         out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
         return out

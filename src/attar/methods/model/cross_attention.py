@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attar.methods.model.regressors import both_maps
+from attar.nets.attention import attention
 from attar.nets.network import convolution
 from attar.nets.tokens import STD
 
@@ -52,9 +52,7 @@ class CrossAttentionProjector(nn.Module):
         places = _tokens(self.mix(maps) + self.positions)
         q = self._split(self.ask(_tokens(self.prepare(asked)))).expand(len(maps), -1, -1, -1)
         k, v = self._split(self.keys(places)), self._split(self.values(places))
-        # on a CPU the backward pass of torch's fused attention takes ten times as long where queries are few
-        fused = functional.scaled_dot_product_attention if maps.is_cuda else _attention
-        mixed = fused(q, k, v, scale=self.scale)
+        mixed = attention(q, k, v, scale=self.scale)
         x = self.norm(self.project(mixed.transpose(1, 2).flatten(2)))
         out: Tensor = (x + self.mlp(x)).transpose(1, 2).unflatten(2, asked.shape[2:])
         return out
@@ -79,10 +77,6 @@ class ConvolutionProjector(nn.Module):
         """Return the map `[n, *teacher]`."""
         out: Tensor = self.pool(self.align(maps))
         return out
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    return ((q * scale) @ k.transpose(-2, -1)).softmax(-1) @ v
 
 
 def _tokens(maps: Tensor) -> Tensor:
