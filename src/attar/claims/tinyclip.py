@@ -39,6 +39,7 @@ QUARTER = 20
 SHORT, LONG = 156, 312  # steps of 256 pairs: 2 and 4 passes
 SMALL = Shrunk(image_width=64, image_depth=2, text_width=32, text_depth=2)
 BETWEEN = Shrunk(image_width=80, image_depth=4, text_width=48, text_depth=4)
+_PAIRS: dict[tuple[Any, ...], Splits] = {}  # the composed pictures of the last job
 
 
 class TinyCLIPClaim(TaughtOnce):
@@ -167,14 +168,17 @@ class TinyCLIPClaim(TaughtOnce):
 
     def pairs(self, run: Run) -> Splits:
         """Return the composed pictures: those for training belong to the copy, those that are asked about to none."""
-        splits = self.splits(run)
         counts = (96, 48) if self.quick else (TAUGHT, ASKED)
-        seeds = (run.copy, 1000)
-        train, test = (
-            composed(images, count, torch.Generator().manual_seed(seed))
-            for images, count, seed in zip((self.taught(), splits.test), counts, seeds, strict=True)
-        )
-        return paired(train, test)
+        kept = (self.data_source, self.phase, run.copy, counts)  # a process runs many jobs, and composing takes long
+        if kept not in _PAIRS:
+            _PAIRS.clear()
+            splits, seeds = self.splits(run), (run.copy, 1000)
+            train, test = (
+                composed(images, count, torch.Generator().manual_seed(seed))
+                for images, count, seed in zip((self.taught(), splits.test), counts, seeds, strict=True)
+            )
+            _PAIRS[kept] = paired(train, test)
+        return _PAIRS[kept]
 
     def teacher(self, run: Run, pairs: Images) -> DualStudent:
         """Return the teacher, from a stage that arms and seeds share."""
