@@ -24,8 +24,8 @@ from attar.run import Run
 from attar.train.training import predict
 
 FEATURES = 24  # channels of every embedding
-SPACE = Space(depths=(1, 2, 3), widths=((4, 6, 8, 12), (8, 12, 16, 24), (FEATURES,)))
-AT = "24 students within 10 % of one size, accuracy of three distillations of 200 steps each"
+SPACE = Space(depths=(1, 2), widths=((4, 6, 8, 12, 16), (8, 12, 16, 24, 32), (FEATURES,)))
+AT = "24 students within 10 % of one size, accuracy of three distillations of 250 steps each"
 
 
 class SearchedStudentClaim(TaughtOnce, VisionClaim):
@@ -59,7 +59,8 @@ class SearchedStudentClaim(TaughtOnce, VisionClaim):
     source = "fashion-mnist?size=14"
     quick_source = "fashion-mnist-mini?size=14"
     teacher_net: ClassVar[Net] = StagedResNet(blocks=(3, 3, 3), widths=(16, 24, FEATURES))
-    steps: ClassVar = 200
+    steps: ClassVar = 250
+    batch: ClassVar = 32
     pool_size: ClassVar = 24
     trainings: ClassVar = 3
 
