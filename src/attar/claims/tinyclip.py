@@ -36,6 +36,7 @@ COLOURS = {
 PLACES = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "bottom right": (1, 1)}
 SIZES = {"large": 20, "small": 12}  # pixels a side, of a quarter of the canvas
 QUARTER = 20
+AT = "a picture's own caption among those of the test set, 2 passes over 20,000 pairs"
 SHORT, LONG = 156, 312  # steps of 256 pairs: 2 and 4 passes
 SMALL = Shrunk(image_width=64, image_depth=2, text_width=32, text_depth=2)
 BETWEEN = Shrunk(image_width=80, image_depth=4, text_width=48, text_depth=4)
@@ -47,7 +48,8 @@ class TinyCLIPClaim(TaughtOnce):
 
     Pictures are composed: an item of Fashion-MNIST in one of 6 colours, 4 places and 2 sizes, with the caption "large
     red bag top left", 480 in all. In a batch of 256 many pairs share one, so the loss on pairs counts all that say the
-    same as right. The item is that of the nearest of the 480. Three copies of the teacher,
+    same as right. Judged is how often a picture's own caption is the nearest; the item alone a student can name that
+    looks at nothing else, as at high rates some learn to. Three copies of the teacher,
     each with pairs of its own, are dealt to the seeds in turn; a seed draws initial weights and batches.
     """
 
@@ -62,35 +64,30 @@ class TinyCLIPClaim(TaughtOnce):
         "caption first for 28.7 % inherited and 15.6 % from scratch; with pairs alone, at one rate, 15.8 % inherited"
     )
     primary = (
-        Contrast(
-            method="inherited, affinity", baseline="scratch, affinity", at="2 passes over 20,000 pairs", worst=0.1
-        ),
+        Contrast(method="inherited, affinity", baseline="scratch, affinity", metric="recall", at=AT, worst=0.0),
         Contrast(
             method="inherited, affinity",
             baseline="inherited, pairs",
-            at="2 passes over 20,000 pairs",
-            worst=0.1,
+            metric="recall",
+            at=AT,
+            worst=0.0,
             expects=0.02,
             delta=0.01,
         ),
     )
     secondary = (
-        Contrast(method="inherited, affinity", baseline="scratch, pairs", at="2 passes, both mechanisms", worst=0.1),
-        Contrast(method="scratch, affinity", baseline="scratch, pairs", at="2 passes, affinities alone", worst=0.1),
-        Contrast(method="two stages", baseline="inherited, affinity", at="2 passes in all, one a stage", worst=0.1),
+        Contrast(method="inherited, affinity", baseline="scratch, pairs", metric="recall", at=AT, worst=0.0),
+        Contrast(method="scratch, affinity", baseline="scratch, pairs", metric="recall", at=AT, worst=0.0),
+        Contrast(
+            method="two stages", baseline="inherited, affinity", metric="recall", at="one pass a stage", worst=0.0
+        ),
+        Contrast(method="inherited, affinity", baseline="scratch, affinity", at="the item named, 2 passes", worst=0.1),
         Contrast(
             method="inherited, affinity",
             baseline="scratch, affinity",
             metric="longer",
-            at="4 passes at the rate chosen for 2",
+            at="the item named, 4 passes at the rate chosen for 2",
             worst=0.1,
-        ),
-        Contrast(
-            method="inherited, affinity",
-            baseline="scratch, affinity",
-            metric="recall",
-            at="its caption among those of the test set, 2 passes",
-            worst=0.0,
         ),
     )
     expects = 0.1
@@ -117,7 +114,7 @@ class TinyCLIPClaim(TaughtOnce):
         "attar.train.retrieval",
     )
     copies = 3
-    trial_seeds = 1
+    trial_seeds = 2
     underpowered = "the spread over seeds of these students is unknown; four tuning seeds will tell it"
     teacher_net: ClassVar[DualNet] = DualNet(
         image=ImageTower(patch=10, width=96, depth=4, heads=6, head_width=16),
