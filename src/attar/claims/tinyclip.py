@@ -114,7 +114,7 @@ class TinyCLIPClaim(TaughtOnce):
         "attar.train.retrieval",
     )
     copies = 3
-    trial_seeds = 2
+    trial_seeds = 4
     underpowered = "the spread over seeds of these students is unknown; four tuning seeds will tell it"
     teacher_net: ClassVar[DualNet] = DualNet(
         image=ImageTower(patch=10, width=96, depth=4, heads=6, head_width=16),
