@@ -78,8 +78,9 @@ def make(id: str, settings: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"'{id}' has no field or input '{first}'{hint} 'attar show {id}' lists them")
     method: Any = build(cls, values, preset=preset, name=id)
     if missing := [name for name in required_inputs(cls) if name not in given]:
-        example = "data=fashion-mnist-mini" if missing[0] == "data" else f"{missing[0]}=PATH"
-        raise RecipeError(f"'{id}' needs the input '{missing[0]}'; add {example}")
+        name = missing[0]
+        example = "fashion-mnist-mini" if name == "data" else getattr(_given(inputs(cls)[name]), "example", "PATH")
+        raise RecipeError(f"'{id}' needs the input '{name}'; add {name}={example}")
     return Recipe(
         id=id,
         method=method,

@@ -134,6 +134,8 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(id, settings, messag
 def test_an_input_that_is_missing_is_named():
     with pytest.raises(RecipeError, match="needs the input 'data'; add data=fashion-mnist-mini"):
         api.run_result("dm")
+    with pytest.raises(RecipeError, match="needs the input 'teacher'; add teacher=resnet20, which is trained first"):
+        api.run_result("kd", data="fashion-mnist-mini")
 
 
 def test_a_time_budget_leaves_a_partial_artifact_that_is_not_taken_for_the_whole(pictures):

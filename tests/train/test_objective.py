@@ -235,6 +235,8 @@ def test_wrong_teachers_are_told_before_the_first_step(data, teacher, tmp_path):
         train(KnowledgeDistillation(student=NET, train=TRAIN), data, wide, tmp_path / "wide")
     with pytest.raises(AttarError, match="cannot teach"):
         Teacher.of(3)
+    with pytest.raises(AttarError, match="no network is called 'resnet9x4'; did you mean 'resnet8x4'"):
+        Teacher.of("resnet9x4")
     with pytest.raises(RecipeError, match=r"stages\.7.*stages"):
         train(AttentionTransfer(student=NET, train=TRAIN, pairs=("stages.7=stages.0",)), data, teacher, tmp_path / "p")
 

@@ -14,7 +14,7 @@ from attar import nets
 from attar.artifacts import Student, fingerprint_of, load
 from attar.artifacts.soft_labels import SoftLabels
 from attar.data import Images
-from attar.errors import AttarError, RecipeError
+from attar.errors import AttarError, RecipeError, did_you_mean
 from attar.nets import NETS, Net
 from attar.run import SGD, Cosine, Run
 from attar.spec import digest, spec, to_json
@@ -52,6 +52,7 @@ class Teacher:
     """
 
     kind = "teacher"
+    example = "resnet20, which is trained first, a run's folder, or hf:NAME"
 
     def __init__(self, members: Sequence[Any], labels: SoftLabels | None = None) -> None:
         self.members, self.labels = tuple(members), labels
@@ -175,9 +176,11 @@ def _named(name: str) -> Any:
     """Return the network or labels that a name or path stands for."""
     if name.startswith("hf:"):
         return _from_transformers(name.removeprefix("hf:"))
-    if name in NETS and not Path(name).exists():
-        return NETS[name]
-    return load(name)
+    if Path(name).exists():
+        return load(name)
+    if name not in NETS:
+        raise AttarError(f"no folder and no network is called '{name}'{did_you_mean(name, NETS)}")
+    return NETS[name]
 
 
 def _from_transformers(name: str) -> nn.Module:
