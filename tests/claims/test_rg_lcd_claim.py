@@ -24,14 +24,12 @@ def test_values_are_read_where_the_line_reaches_the_reward():
     assert read["frechet_at_reward"] == pytest.approx(math.sqrt(4.0 * 1.0))  # halfway, on a logarithmic scale
     assert read["judged_at_reward"] == pytest.approx(-2.5)
     assert read["reward_at_reward"] == pytest.approx(-0.8)
-    assert read["reached"] == 1.0
 
 
-def test_beyond_its_ends_a_line_says_its_ends():
+def test_a_line_that_does_not_get_there_has_no_value():
     line = [point(-1.0, 4.0), point(-0.5, 2.0)]
-    low, high = at_reward(line, -2.0), at_reward(line, -0.1)
-    assert (low["frechet_at_reward"], low["reached"]) == (pytest.approx(4.0), 1.0)
-    assert (high["frechet_at_reward"], high["reached"]) == (pytest.approx(2.0), 0.0)
+    assert at_reward(line, -2.0)["frechet_at_reward"] == pytest.approx(4.0)  # all of it is beyond
+    assert math.isnan(at_reward(line, -0.1)["frechet_at_reward"])
 
 
 def test_the_reward_and_the_judge_have_seen_other_digits(open_run, tiny_images):

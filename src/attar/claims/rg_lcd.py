@@ -70,7 +70,8 @@ class RewardGuidedClaim(SamplerClaim):
     """The reward through a proxy against its own gradient, both from one LCM, at the same reward, on digits.
 
     The reward is log p(class) of a convolutional classifier A that saw one half of the training digits. Each way trains
-    on with four weights; distances are read where the line through them leaves a tenth of what the LCM's reward lacked.
+    on with four weights; distances are read where the line through them leaves a tenth of what the LCM's reward lacked,
+    and a way that does not get there has lost.
     Judge B is an MLP that saw the other half: distances are in its features, and its own log p(class) says whether a
     reward is more than A's taste. Secondary: that, and fine structure, at the same reward, and the LCM.
     """
@@ -212,13 +213,16 @@ def mean_score(reward: ClassReward, x: Tensor, told: Tensor | None) -> float:
 def at_reward(found: Sequence[Mapping[str, float]], aim: float) -> dict[str, float]:
     """Return every value where the line through `found`, in the order of rewards, reaches `aim`.
 
-    Distances are read on a logarithmic scale. Beyond either end it is the end's own values, and `reached` says which.
+    Distances are read on a logarithmic scale. Where all of the line is beyond `aim` it is the nearer end's own values.
+    A line that ends before has none: no numbers come out, and they count as the worst.
     """
     line = sorted(found, key=lambda values: values["reward"])
-    above = next((place for place, values in enumerate(line) if values["reward"] >= aim), len(line))
-    low, high = line[max(0, above - 1)], line[min(above, len(line) - 1)]
+    above = next((place for place, values in enumerate(line) if values["reward"] >= aim), None)
+    if above is None:
+        return {f"{name}_at_reward": math.nan for name in line[-1]}
+    low, high = line[max(0, above - 1)], line[above]
     span = high["reward"] - low["reward"]
-    share = min(1.0, max(0.0, (aim - low["reward"]) / span)) if span > 0 else 1.0
+    share = (aim - low["reward"]) / span if span > 0 else 1.0
     read = {name: (1 - share) * low[name] + share * high[name] for name in low}
     read["frechet"] = math.exp((1 - share) * math.log(low["frechet"]) + share * math.log(high["frechet"]))
-    return {f"{name}_at_reward": value for name, value in read.items()} | {"reached": float(above < len(line))}
+    return {f"{name}_at_reward": value for name, value in read.items()}
