@@ -10,7 +10,8 @@ import torch
 
 from attar.artifacts import Student
 from attar.artifacts.soft_labels import SoftLabels
-from attar.claims.claim import Claim, Contrast, Trial
+from attar.claims.claim import Contrast, Trial
+from attar.claims.taught_once import TaughtOnce
 from attar.data import Images
 from attar.data.soft_labels import Views
 from attar.methods.model.ferkd import CalibratedLabels
@@ -27,7 +28,7 @@ AT = "2,000 labelled images, 20 stored crops of each, 1,200 steps of 64 crops"
 PLAIN = ", plain data"
 
 
-class CalibratedLabelsClaim(Claim):
+class CalibratedLabelsClaim(TaughtOnce):
     """FerKD against the same stored labels as they are, and with as many labels mended at random; all with SelfMix off.
 
     Objects of 14 pixels lie anywhere on a canvas of 28 among pieces of other objects, so that crops may miss them.
@@ -78,8 +79,8 @@ class CalibratedLabelsClaim(Claim):
         splits = self.splits(run)
         plain = PLAIN in name
         fixed = torch.Generator().manual_seed(run.copy)
-        order = torch.randperm(len(splits.train), generator=fixed)
-        seen = splits.train.subset(order[: 200 if self.quick else 20_000])
+        taught = self.taught()
+        seen = taught.subset(torch.randperm(len(taught), generator=fixed)[: 200 if self.quick else 20_000])
         few = seen.subset(seen.choose_per_class(5 if self.quick else 200, run.rng("labelled")))
         test = splits.test
         if not plain:
