@@ -2,7 +2,7 @@
 
 python examples/vit_into_cnn.py PICTURES [TRANSFORMER]
 
-PICTURES holds one sub-folder a class, all pictures square and of one size. TRANSFORMER is a hub's name or a folder.
+PICTURES holds one sub-folder of photographs a class, of any size. TRANSFORMER is a hub's name or a folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ def main(pictures: str, transformer: str = "google/vit-base-patch16-224-in21k") 
     run = "runs/small-cnn"
     teacher = TransformersNet(name=transformer)  # its new head, and the rest, are trained for some epochs first
     teaching = {"epochs": 5, "batch": 32, "lr": 1e-3}
-    attar.run("dkd", data=f"folder:{pictures}", teacher=teacher, teaching=teaching, student="resnet8x4", out=run)
+    attar.run(
+        "dkd", data=f"folder:{pictures}?crop=64", teacher=teacher, teaching=teaching, student="resnet8x4", out=run
+    )
     for arm in attar.evaluate(run)["arms"]:
         print(f"{arm['name']}: {arm['accuracy']:.3f} with {arm['parameters']:,} parameters")
     attar.export(run, to="onnx", out="small-cnn.onnx")

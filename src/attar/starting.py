@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from attar import progress
 from attar.artifacts.targeted import TargetedSet
 from attar.data import Splits
 from attar.errors import AttarError, RecipeError, did_you_mean
-from attar.run import Plan, guards, keys, progress
+from attar.run import Plan, guards, keys
 from attar.spec import build, spec, to_json
 from attar.train.regression import TargetSource
 from attar.train.transfer import Transfer, finetuned, pretrained, probed

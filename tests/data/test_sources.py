@@ -171,8 +171,42 @@ def test_folder_with_mixed_sizes_or_channels_names_both_files(tmp_path):
     with pytest.raises(DataError, match=r"000\.png is 8 × 8 in grey, .*zz\.png is 9 × 9 in grey"):
         load(f"folder:{tmp_path}")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(odd)
-    with pytest.raises(DataError, match=r"8 × 8 in grey, .*zz\.png is 8 × 8 in colour"):
+    with pytest.raises(DataError, match=r"8 × 8 in grey, .*zz\.png is 8 × 8 in colour.*\?crop="):
         load(f"folder:{tmp_path}")
+
+
+def test_crop_takes_the_middle_square_of_pictures_of_any_size(tmp_path):
+    wide, tall = np.zeros((16, 40), np.uint8), np.zeros((90, 24, 3), np.uint8)
+    wide[:, 12:28] = 200  # the middle square is bright, what is cut off is dark
+    tall[33:57] = (10, 20, 30)
+    write_folder(tmp_path, [wide, tall] * 6, [0, 1] * 6)
+    splits = load(f"folder:{tmp_path}?crop=8")
+    assert splits.train.pixels.shape[1:] == (3, 8, 8)  # one is in colour, so all are
+    for pixels, label in zip(splits.train.pixels, splits.train.labels.tolist(), strict=True):
+        assert pixels.flatten(1).unique(dim=1).flatten().tolist() == ([10, 20, 30] if label else [200, 200, 200])
+    assert load(f"folder:{tmp_path}?crop=8&size=4").train.size == 4
+
+
+def test_crop_turns_a_picture_as_its_camera_was_held(tmp_path):
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # from dark on the left to bright on the right
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter, clockwise
+    (tmp_path / "turned").mkdir()
+    for number in range(6):
+        Image.fromarray(ramp).save(tmp_path / "turned" / f"{number}.jpg", exif=exif)
+    picture = load(f"folder:{tmp_path}?crop=16").train.pixels[0, 0].int()
+    assert picture[0].max() < 20  # dark above
+    assert picture[-1].min() > 230
+    assert (picture.max(1).values - picture.min(1).values).max() < 8
+
+
+def test_a_large_jpeg_is_cropped_alike_whether_or_not_it_is_decoded_whole(tmp_path):
+    y, x = np.mgrid[0:480, 0:640]
+    image = (127 + 60 * np.sin(x / 29) + 60 * np.cos(y / 23)).astype(np.uint8)
+    for suffix in ("jpg", "png"):
+        write_folder(tmp_path / suffix, [image] * 6, [0] * 6, suffix)
+    jpg, png = (load(f"folder:{tmp_path / suffix}?crop=40").train.pixels[0].int() for suffix in ("jpg", "png"))
+    assert (jpg - png).abs().max() <= 4
 
 
 def bad_folder(tmp_path, kind):
@@ -308,6 +342,17 @@ def test_parquet_file_and_folder(tmp_path):
     assert splits.train.classes == ("cat", "cow", "dog")
 
 
+def test_parquet_with_pictures_of_different_sizes_is_cropped(tmp_path):
+    images = [np.full((8 + place % 3, 9, *[3] * (place % 2)), 7 * place, np.uint8) for place in range(24)]
+    hugging_face(images, np.arange(24) % 3).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="differ"):
+        load(f"parquet:{tmp_path / 'd.parquet'}")
+    splits = load(f"parquet:{tmp_path / 'd.parquet'}?crop=8")
+    both = torch.cat([splits.train.pixels, splits.test.pixels])
+    assert both.shape == (24, 3, 8, 8)
+    assert sorted(both[:, 0, 0, 0].tolist()) == [7 * place for place in range(24)]
+
+
 def test_parquet_of_plain_numbers_and_class_names(tmp_path):
     import datasets
 
@@ -317,6 +362,8 @@ def test_parquet_of_plain_numbers_and_class_names(tmp_path):
     splits = load(f"parquet:{tmp_path / 'd.parquet'}")
     assert splits.train.classes == ("a", "b", "c")
     assert splits.train.pixels.dtype == torch.uint8
+    with pytest.raises(DataError, match="is numbers, and"):
+        load(f"parquet:{tmp_path / 'd.parquet'}?crop=4")
 
 
 @pytest.mark.parametrize(

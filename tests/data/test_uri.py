@@ -12,6 +12,7 @@ def test_parts_of_a_uri():
     assert (uri.kind, uri.location, uri.size, uri.zca) == ("folder", "/photos/of cats", 14, True)
     assert parse("hf:user/name").location == "user/name"
     assert parse("digits").size is None
+    assert (parse("folder:a?crop=64").crop, parse("folder:a?crop=64").size) == (64, None)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,10 @@ def test_parts_of_a_uri():
         ("digits?size=0", "number of pixels"),
         ("digits?size=-4", "number of pixels"),
         ("digits?zca=0.2", "takes no value"),
+        ("folder:a?crop=big", "'crop' .* number of pixels"),
+        ("digits?crop=4", "'crop' .* is for folder, hf, parquet"),
+        ("wds:a.tar?crop=64", "pictures of a stream have one size"),
+        ("parquet:a?stream&crop=64", "pictures of a stream have one size"),
         ("npz:a\0b", "NUL"),
     ],
 )
@@ -45,6 +50,7 @@ def test_mistakes_are_named_with_the_way_out(uri, message):
         ("npz:../My Data.v2.npz", "npz-my-data"),
         ("hf:zalando-datasets/fashion_mnist", "hf-fashion-mnist"),
         ("folder:.", "folder"),
+        ("folder:cats?crop=64", "folder-cats-64"),
     ],
 )
 def test_slugs_are_short_and_safe_in_file_names(uri, slug):

@@ -83,19 +83,19 @@ def table_in(folder: Path) -> Path | None:
     return next((folder / name for name in TABLES if (folder / name).is_file()), None)
 
 
-def read_captioned_folder(folder: Path, source: str) -> Splits:
+def read_captioned_folder(folder: Path, source: str, crop: int | None = None) -> Splits:
     """Read pictures and their captions from a folder with a table `metadata.csv`, `.jsonl`, `.json` or `.parquet`.
 
     The table has a column `file_name`, relative to the folder, and one of texts (`caption` or `text`); a column `label`
-    names classes. With `train` and `test` in the folder, each has a table of its own.
+    names classes. With `train` and `test` in the folder, each has a table of its own. `crop` is that of `read_folder`.
 
     Raises:
         DataError: columns or pictures are missing, or the pictures differ in size.
     """
     if table_in(folder) is not None:
-        return paired(_read(folder, source), None)
-    test = _read(folder / "test", source) if (folder / "test").is_dir() else None
-    return paired(_read(folder / "train", source), test)
+        return paired(_read(folder, source, crop), None)
+    test = _read(folder / "test", source, crop) if (folder / "test").is_dir() else None
+    return paired(_read(folder / "train", source, crop), test)
 
 
 def column_of(columns: Iterable[str], known: Sequence[str], what: str, source: str) -> str:
@@ -126,7 +126,7 @@ def text_of(value: Any, where: str) -> str:
     return first
 
 
-def _read(folder: Path, source: str) -> Captioned:
+def _read(folder: Path, source: str, crop: int | None) -> Captioned:
     from attar.data.folder import read_pictures
 
     table = table_in(folder)
@@ -146,7 +146,7 @@ def _read(folder: Path, source: str) -> Captioned:
         files.append(path)
     told = [str(row.get(label)) if label else UNSORTED for row in rows]
     names = sorted(set(told))
-    images = from_arrays(read_pictures(files), np.array([names.index(one) for one in told]), names, source=source)
+    images = from_arrays(read_pictures(files, crop), np.array([names.index(one) for one in told]), names, source=source)
     return captioned(images, [text_of(row.get(text), f"{row.get(file)} of '{source}'") for row in rows])
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from attar.data.arrays import from_arrays
 from attar.data.captions import TEXT_COLUMNS, UNSORTED, captioned, text_of
 from attar.data.constants import BY_NAME
-from attar.data.folder import FORMATS, decode
+from attar.data.folder import FORMATS, coloured, decode
 from attar.data.images import Images
 from attar.data.splits import Splits, paired
 from attar.errors import DataError, did_you_mean
@@ -25,7 +25,7 @@ TRAIN_SPLITS = ("train", "training")
 TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
-def read_hub(name: str, source: str) -> Splits:
+def read_hub(name: str, source: str, crop: int | None = None) -> Splits:
     """Read a data set of the Hugging Face hub, or of its local cache.
 
     Raises:
@@ -37,10 +37,10 @@ def read_hub(name: str, source: str) -> Splits:
     except Exception as error:  # network, permission, name and format errors of half a dozen packages
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"data '{source}': the hub's data set '{name}' could not be loaded: {reason}") from None
-    return from_datasets(loaded, source, name)
+    return from_datasets(loaded, source, name, crop)
 
 
-def read_parquet(path: Path, source: str) -> Splits:
+def read_parquet(path: Path, source: str, crop: int | None = None) -> Splits:
     """Read one Parquet file, or a folder with `train*.parquet` and `test*.parquet` (or a `data` folder of such files).
 
     Raises:
@@ -48,7 +48,7 @@ def read_parquet(path: Path, source: str) -> Splits:
     """
     datasets = _datasets(source)
     if path.is_file():
-        return from_datasets(_table(datasets, [path], source), source)
+        return from_datasets(_table(datasets, [path], source), source, crop=crop)
     files = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
     parts = {split: [f for f in files if f.name.startswith(split)] for split in (*TRAIN_SPLITS, *TEST_SPLITS)}
     tables = {split: _table(datasets, found, source) for split, found in parts.items() if found}
@@ -56,11 +56,13 @@ def read_parquet(path: Path, source: str) -> Splits:
         tables = {"train": _table(datasets, files, source)}
     if not tables:
         raise DataError(f"data '{source}' needs .parquet files in {path.absolute()}; there are none")
-    return from_datasets(tables, source)
+    return from_datasets(tables, source, crop=crop)
 
 
-def from_datasets(given: Any, source: str = "datasets", name: str = "") -> Splits:
+def from_datasets(given: Any, source: str = "datasets", name: str = "", crop: int | None = None) -> Splits:
     """Make splits of a `Dataset` or of a mapping of split names to them (a `DatasetDict`).
+
+    With `crop` pictures of any size are brought to as many pixels a side (`attar.data.folder.decode`).
 
     Raises:
         DataError: no training split, or no column of images or labels.
@@ -70,9 +72,9 @@ def from_datasets(given: Any, source: str = "datasets", name: str = "") -> Split
     train_name = next((split for split in TRAIN_SPLITS if split in given), None)
     if train_name is None:
         raise DataError(f"data '{source}' has no training split; it has: {', '.join(given)}")
-    train = _images(given[train_name], source, name, None)
+    train = _images(given[train_name], source, name, None, crop)
     test_name = next((split for split in TEST_SPLITS if split in given), None)
-    splits = paired(train, _images(given[test_name], source, name, train.classes) if test_name else None)
+    splits = paired(train, _images(given[test_name], source, name, train.classes, crop) if test_name else None)
     if test_name and test_name != "test":
         return Splits(splits.train, splits.test, f"{source} has no test split: its split '{test_name}' is used")
     return splits
@@ -97,7 +99,7 @@ def _table(datasets: Any, files: list[Path], source: str) -> Any:
         raise DataError(f"data '{source}': {files[0]} cannot be read as Parquet: {error}") from None
 
 
-def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | None) -> Images:
+def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | None, crop: int | None) -> Images:
     if not hasattr(dataset, "__len__"):
         raise DataError(
             f"data '{source}' is a stream that cannot seek, so a stopped run could not go on exactly where it"
@@ -107,7 +109,7 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
         raise DataError(f"data '{source}' is empty")
     image_column = column_named(dataset, IMAGE_COLUMNS, "images", source)
     if (texts := _texts(dataset, source)) is not None:
-        pictures = _stack(dataset.with_format("arrow")[:].column(image_column).to_pylist(), source)
+        pictures = _stack(dataset.with_format("arrow")[:].column(image_column).to_pylist(), source, crop)
         return captioned(from_arrays(pictures, np.zeros(len(texts), np.int64), [UNSORTED], source=source), texts)
     label_column = column_named(dataset, LABEL_COLUMNS, "labels", source)
     table = dataset.with_format("arrow")[:]  # storage as it is, in the order of the set even where it was shuffled
@@ -120,7 +122,7 @@ def _images(dataset: Any, source: str, name: str, classes: tuple[str, ...] | Non
         if unknown := set(raw) - set(names):
             raise DataError(f"'{source}' has labels that the training split lacks: {', '.join(sorted(unknown)[:5])}")
         raw = [names.index(label) for label in raw]
-    pixels = _stack(table.column(image_column).to_pylist(), source)
+    pixels = _stack(table.column(image_column).to_pylist(), source, crop)
     mean, std = BY_NAME.get(name.rsplit("/", maxsplit=1)[-1].lower(), (None, None))
     if mean and (pixels.ndim == 3) != (len(mean) == 1):
         mean = std = None
@@ -156,7 +158,7 @@ def column_named(dataset: Any, known: tuple[str, ...], what: str, source: str) -
     raise DataError(f"data '{source}' has no column of {what} ({', '.join(known)}); it has {', '.join(columns)}{hint}")
 
 
-def _stack(rows: list[Any], source: str) -> np.ndarray:
+def _stack(rows: list[Any], source: str, crop: int | None) -> np.ndarray:
     """Stack rows that are encoded pictures (bytes, or {bytes, path}) or nested lists of numbers."""
     images: list[np.ndarray] = []
     for place, row in enumerate(rows):
@@ -165,19 +167,22 @@ def _stack(rows: list[Any], source: str) -> np.ndarray:
         if isinstance(data, bytes | Path):
             try:
                 with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS) as picture:
-                    image = decode(picture, name)
+                    image = decode(picture, name, crop)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise DataError(f"{name} cannot be read as a picture: {error}") from None
+        elif isinstance(data, list) and crop:
+            raise DataError(f"{name} is numbers, and ?crop={crop} is for encoded pictures; bring it to one size first")
         elif isinstance(data, list):
             image = _numbers(data, name)
         else:
             raise DataError(f"{name} is neither an encoded picture nor numbers; got {type(data).__name__}")
-        if images and image.shape != images[0].shape:
+        if images and image.shape != images[0].shape and not crop:
             raise DataError(
                 f"images of '{source}' differ: the first is {images[0].shape}, number {place} {image.shape}"
             )
         images.append(image)
-    return np.stack(images)
+    dimensions = max(image.ndim for image in images)
+    return np.stack([coloured(image, dimensions) for image in images])
 
 
 def _numbers(values: list[Any], name: str) -> np.ndarray:

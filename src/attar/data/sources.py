@@ -19,7 +19,8 @@ def load(uri: str) -> Splits:
 
     `fashion-mnist-mini` (ships with attar), `fashion-mnist`, `digits`, `emoji`, `photo-patches` (pictures that other
     packages ship), `folder:PATH`, `idx:PATH`, `npz:PATH`, `hf:NAME`, `parquet:PATH`; `?size=14` average-pools to
-    14 × 14 in float, `?zca` whitens by a map fitted on the training images. Read from the disk as needed: `arrow:PATH`,
+    14 × 14 in float, `?zca` whitens by a map fitted on the training images, `?crop=64` brings the middle of pictures of
+    any size to 64 × 64 as they are read (`folder`, `hf`, `parquet`). Read from the disk as needed: `arrow:PATH`,
     `parquet:PATH?stream`, `wds:PATH`.
 
     Raises:
@@ -149,7 +150,7 @@ def _photo_patches(uri: DataURI) -> Splits:
 def _folder(uri: DataURI) -> Splits:
     from attar.data.folder import read_folder
 
-    return read_folder(existing(uri), uri.text)
+    return read_folder(existing(uri), uri.text, uri.crop)
 
 
 def _idx(uri: DataURI) -> Splits:
@@ -167,13 +168,13 @@ def _npz(uri: DataURI) -> Splits:
 def _hub(uri: DataURI) -> Splits:
     from attar.data.hub import read_hub
 
-    return read_hub(uri.location, uri.text)
+    return read_hub(uri.location, uri.text, uri.crop)
 
 
 def _parquet(uri: DataURI) -> Splits:
     from attar.data.hub import read_parquet
 
-    return read_parquet(existing(uri), uri.text)
+    return read_parquet(existing(uri), uri.text, uri.crop)
 
 
 def _stream(uri: DataURI) -> Splits:

@@ -13,7 +13,8 @@ NAMED = ("fashion-mnist-mini", "fashion-mnist", "digits", "emoji", "photo-patche
 POINTS = ("ring", "checkerboard")  # points of a closed form, drawn without end: for samplers alone
 LOCATED = ("folder", "idx", "npz", "hf", "parquet", "arrow", "wds")
 STREAMED = ("parquet", "arrow", "wds")  # kinds that can be read from the disk as needed; parquet: with ?stream
-OPTIONS = ("size", "zca", "stream")
+CROPPED = ("folder", "hf", "parquet")  # kinds whose pictures may have any size and be cropped
+OPTIONS = ("size", "crop", "zca", "stream")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class DataURI:
     kind: str
     location: str = ""
     size: int | None = None  # pixels a side after average pooling
+    crop: int | None = None  # pixels a side to which the middle square of every picture is brought as it is read
     zca: bool = False
     stream: bool = False  # read from the disk as needed; always so for arrow and wds
 
@@ -34,8 +36,8 @@ def parse(uri: str) -> DataURI:
     Raises:
         DataError: unknown source or option, a path where none belongs, or a path that is missing.
 
-    >>> parse("fashion-mnist?size=14&zca")
-    DataURI(text='fashion-mnist?size=14&zca', kind='fashion-mnist', location='', size=14, zca=True, stream=False)
+    >>> parse("fashion-mnist?size=14&zca").size
+    14
     """
     address, _, query = uri.strip().partition("?")
     kind, colon, location = address.partition(":")
@@ -55,10 +57,17 @@ def parse(uri: str) -> DataURI:
         known = [*NAMED, *POINTS, *(f"{name}:{_what(name)}" for name in LOCATED)]
         hint = did_you_mean(kind, [*NAMED, *POINTS, *LOCATED])
         raise DataError(f"unknown data '{uri}'{hint} Known: {', '.join(known)}; options: ?size=14, ?zca")
-    size, zca, stream = _options(query, uri)
+    sides, flags = _options(query, uri)
+    stream = flags["stream"]
     if stream and kind not in STREAMED:
         raise DataError(f"option 'stream' in data '{uri}' is for {', '.join(STREAMED)}; {kind} is read into memory")
-    return DataURI(uri.strip(), kind, location, size, zca, stream or kind in ("arrow", "wds"))
+    if "crop" in sides and (stream or kind not in CROPPED):
+        raise DataError(
+            f"option 'crop' in data '{uri}' is for {', '.join(CROPPED)}, read into memory; pictures of "
+            f"{'a stream' if stream or kind in STREAMED else kind} have one size"
+        )
+    disk = stream or kind in ("arrow", "wds")
+    return DataURI(uri.strip(), kind, location, zca=flags["zca"], stream=disk, **sides)
 
 
 def existing(uri: DataURI) -> Path:
@@ -87,7 +96,7 @@ def uri_slug(uri: str) -> str:
     """
     parsed = parse(uri)
     last = "" if parsed.kind in NAMED + POINTS else PurePath(parsed.location).name.split(".")[0]
-    words = [parsed.kind, last, str(parsed.size or ""), "zca" if parsed.zca else ""]
+    words = [parsed.kind, last, str(parsed.crop or ""), str(parsed.size or ""), "zca" if parsed.zca else ""]
     return re.sub(r"[^a-z0-9]+", "-", "-".join(word for word in words if word).lower()).strip("-")
 
 
@@ -95,19 +104,22 @@ def _what(kind: str) -> str:
     return "NAME" if kind == "hf" else "PATH"
 
 
-def _options(query: str, uri: str) -> tuple[int | None, bool, bool]:
-    size, flags = None, {"zca": False, "stream": False}
+def _options(query: str, uri: str) -> tuple[dict[str, int], dict[str, bool]]:
+    """Return the options that are pixels a side and those that are on or off."""
+    sides, flags = dict[str, int](), {"zca": False, "stream": False}
     for option in filter(None, query.split("&")):
         name, equals, value = option.partition("=")
         if name not in OPTIONS:
             hint = did_you_mean(name, OPTIONS)
-            raise DataError(f"unknown option '{name}' in data '{uri}'{hint} Known: size=PIXELS, zca, stream")
+            raise DataError(
+                f"unknown option '{name}' in data '{uri}'{hint} Known: size=PIXELS, crop=PIXELS, zca, stream"
+            )
         if name in flags:
             if equals:
                 raise DataError(f"option '{name}' in data '{uri}' takes no value: write ?{name}")
             flags[name] = True
         elif not re.fullmatch(r"[1-9][0-9]{0,4}", value):
-            raise DataError(f"option 'size' in data '{uri}' is a number of pixels, as in ?size=14; got '{value}'")
+            raise DataError(f"option '{name}' in data '{uri}' is a number of pixels, as in ?{name}=14; got '{value}'")
         else:
-            size = int(value)
-    return size, flags["zca"], flags["stream"]
+            sides[name] = int(value)
+    return sides, flags

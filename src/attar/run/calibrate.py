@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from attar import progress
 from attar.nets import ConvNet
-from attar.run import plan, progress
+from attar.run import plan
 from attar.run.memory import keep_freed_memory
 
 SIZES = {14: 16, 28: 100_000}  # pixels a side that are timed -> largest size that the row stands for

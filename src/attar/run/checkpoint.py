@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attar import files
 from attar.errors import DamagedFile, RecipeError
-from attar.run.progress import tell
+from attar.progress import tell
 from attar.run.state import pack, unpack
 from attar.spec import digest
 

@@ -15,8 +15,9 @@ from concurrent.futures import BrokenExecutor, Future, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from attar import progress
 from attar.errors import AttarError
-from attar.run import keys, progress
+from attar.run import keys
 from attar.run.memory import keep_freed_memory
 
 T = TypeVar("T")

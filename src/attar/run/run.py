@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar, overload
 import torch
 from torch import Tensor
 
-from attar import files
+from attar import files, progress
 from attar.errors import Interrupted
-from attar.run import guards, keys, progress, signals
+from attar.run import guards, keys, signals
 from attar.run.checkpoint import Checkpoint, Checkpoints, Place, seconds_between
 from attar.run.learner import Decay, Learner, Target
 from attar.run.log import MetricsLog, SilentLog

@@ -16,8 +16,8 @@ from filelock import FileLock
 from attar import files
 from attar.artifacts import load
 from attar.errors import AttarError
+from attar.progress import tell
 from attar.run.plan import Plan
-from attar.run.progress import tell
 from attar.run.provenance import provenance
 from attar.run.run import Run
 from attar.spec import digest, to_json

@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
-from attar.run import guards, progress
+from attar import progress
+from attar.run import guards
 from attar.run.memory import keep_freed_memory
 
 T = TypeVar("T")

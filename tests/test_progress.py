@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from attar.run import progress
+from attar import progress
 
 
 class Clock:
