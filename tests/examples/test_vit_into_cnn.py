@@ -18,7 +18,7 @@ def test_a_transformer_teaches_a_cnn_on_a_folder(tmp_path, monkeypatch, capsys):
     for name, low in (("dark", 0), ("light", 128)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(8):
-            pixels = rng.integers(low, low + 127, (16, 16, 3), dtype=np.uint8)
+            pixels = rng.integers(low, low + 127, (70 + number, 90, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     config = transformers.ViTConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16, patch_size=8
