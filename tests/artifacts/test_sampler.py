@@ -10,7 +10,7 @@ from PIL import Image
 
 from attar import sampling
 from attar.artifacts import load
-from attar.artifacts.drawing import Encode, FlowMap, Multistep, Ode, Overshoot, Segmented
+from attar.artifacts.drawing import Encode, FlowMap, Multistep, Ode, Overshoot, Segmented, grid_of
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.data.samples import ImageSamples
@@ -125,6 +125,18 @@ class TestDrawing:
         made = sampler(drawing=Segmented(steps=2, gamma=0.3))
         student = Consistent(made.denoiser)
         want = segmented(student, self.noise(), Flow().grid(2), self.labels, gamma=0.3, draw=drawing(rng(4)))
+        assert torch.allclose(made(4, self.labels, noise=self.noise(), rng=rng(4)), want)
+
+    def test_steps_stop_at_times_that_were_learned(self):
+        learned = torch.tensor([1.0, 0.76, 0.5, 0.24, 0.0], dtype=torch.float64)  # of a grid of 50 intervals
+        assert torch.allclose(grid_of(Flow(), 4, learned=50), learned)
+        assert torch.allclose(grid_of(Flow(), 4, 0.8, learned=50), 0.8 * learned)
+        assert torch.allclose(grid_of(Flow(), 4, learned=3), Flow().grid(4))  # more steps than were learned
+        student = Consistent(sampler().denoiser)
+        want = segmented(student, self.noise(), learned, self.labels)
+        assert torch.allclose(sampler(drawing=Segmented(learned=50))(4, self.labels, noise=self.noise()), want)
+        made = sampler(drawing=Multistep(steps=4, learned=50))
+        want = multistep_consistency(student.x0, Flow(), self.noise(), learned[:-1], self.labels, draw=drawing(rng(4)))
         assert torch.allclose(made(4, self.labels, noise=self.noise(), rng=rng(4)), want)
 
     def test_segments_from_full_noise_at_an_earlier_time(self):

@@ -304,9 +304,11 @@ def test_a_precondition_that_is_not_met_is_inconclusive(claim):
     assert result["precondition"]["measured"] == pytest.approx(-result["effect"])
 
 
-def test_a_baseline_near_the_floor_of_its_metric_is_inconclusive(claim):
-    contrast = Contrast(method="new", baseline="old", metric="accuracy", at="here")
-    fake = Fake(metrics={"old": {"accuracy_floor": 0.2}})
+@pytest.mark.parametrize("metric", ["accuracy", "accuracy_4"])  # in four steps, which has the floor of the metric
+def test_a_baseline_near_the_floor_of_its_metric_is_inconclusive(claim, metric):
+    contrast = Contrast(method="new", baseline="old", metric=metric, at="here")
+    values = {"accuracy_4": 0.5, "accuracy_floor": 0.2}
+    fake = Fake(metrics={"old": values, "new": {**values, "accuracy_4": 0.6}})
     assert "floor" in claim(fake, variant(primary=contrast))["reason"]
 
 

@@ -19,8 +19,8 @@ def point(reward, frechet, judged=-1.0):
 
 
 def test_values_are_read_where_the_line_reaches_the_reward():
-    line = [point(-1.0, 4.0, -2.0), point(-0.2, 1.0, -1.0), point(-0.6, 1.0, -3.0)]
-    read = at_reward(line, -0.8)
+    line = [point(-1.0, 4.0, -2.0), point(-0.6, 1.0, -3.0), point(-0.9, 9.0, -9.0), point(-0.2, 1.0, -1.0)]
+    read = at_reward(line, -0.8)  # first reached between the first two weights, whatever greater ones spoil
     assert read["frechet_at_reward"] == pytest.approx(math.sqrt(4.0 * 1.0))  # halfway, on a logarithmic scale
     assert read["judged_at_reward"] == pytest.approx(-2.5)
     assert read["reward_at_reward"] == pytest.approx(-0.8)
@@ -42,7 +42,7 @@ def test_the_reward_and_the_judge_have_seen_other_digits(open_run, tiny_images):
 
 
 def test_both_ways_get_as_many_weights():
-    assert len(BETAS["proxy"]) == len(BETAS["direct"])
+    assert len(BETAS["proxy"]) == len(BETAS["direct"]) == len(BETAS["direct, twice as long"])
 
 
 def test_students_go_on_from_the_lcm_and_not_from_the_teacher(open_run, tiny_images):

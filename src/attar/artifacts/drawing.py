@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attar.diffusion.consistency import Boundary, Consistent, MeanVelocity, flow_map
 from attar.diffusion.denoiser import Denoiser
-from attar.diffusion.process import Process
+from attar.diffusion.process import VE, Process, even_places
 from attar.diffusion.samplers import integrate, multistep_consistency, overshooting, segmented, start
 from attar.diffusion.signal import last_time, signal
 from attar.diffusion.solvers import Draw, Step, ancestral, ddim, dpmpp_2m, euler, heun, runge_kutta2
@@ -32,15 +32,21 @@ SOLVERS: dict[str, Step] = {
 }
 
 
-def grid_of(process: Process, steps: int, highest: float | None = None) -> Tensor:
+def grid_of(process: Process, steps: int, highest: float | None = None, learned: int | None = None) -> Tensor:
     """Return `steps` + 1 falling times to 0 of the process's own grid, stretched to begin at `highest` (none: t_max).
+
+    With `learned`, the number of intervals of the grid that a student was trained on, they are chosen among its times,
+    evenly; where more steps are asked for, or on VE, whose grids are not even, they are not.
 
     Raises:
         RecipeError: a highest time outside the process, or no step.
     """
     if highest is not None and not 0 < highest <= process.t_max:
         raise RecipeError(f"sampling begins at a time in (0, {process.t_max:g}]; got {highest:g}")
-    return process.grid(steps) * (1.0 if highest is None else highest / process.t_max)
+    times = process.grid(steps)
+    if learned is not None and steps <= learned and not isinstance(process, VE):
+        times = process.grid(learned).flip(0)[even_places(learned, steps)].flip(0)
+    return times * (1.0 if highest is None else highest / process.t_max)
 
 
 @spec
@@ -69,10 +75,11 @@ class Multistep:
     scaling: float = Field(10.0, gt=0)  # of the boundary lcm
     highest: float | None = Field(None, gt=0)  # time to begin at; none: the noisiest
     times: tuple[float, ...] = ()  # falling times after the first, for 2, 3 … steps; none: the process's own grid
+    learned: int | None = Field(None, ge=1)  # intervals of the grid of training, whose times are kept to; none: any
 
     def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
         """Return samples like the unit noise `[n, …]`."""
-        times = grid_of(view.process, steps, self.highest)[:-1]
+        times = grid_of(view.process, steps, self.highest, self.learned)[:-1]
         if self.times and steps <= len(self.times) + 1:
             times = torch.cat([times[:1], torch.tensor(self.times[: steps - 1], dtype=torch.float64)])
         function = Consistent(view, self.boundary, self.scaling).x0
@@ -90,10 +97,11 @@ class Segmented:
     boundary: Boundary = "x0"  # how f is made of the network's output
     scaling: float = Field(10.0, gt=0)  # of the boundary lcm
     highest: float | None = Field(None, gt=0)  # time that the first step is told, of the noisiest noise all the same
+    learned: int | None = Field(None, ge=1)  # intervals of the grid of training, whose times are kept to; none: any
 
     def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
         """Return samples like the unit noise `[n, …]`."""
-        times = grid_of(view.process, steps, self.highest)
+        times = grid_of(view.process, steps, self.highest, self.learned)
         x = start(view.process, grid_of(view.process, 1)[0], noise)
         return segmented(
             Consistent(view, self.boundary, self.scaling), x, times, condition, gamma=self.gamma, draw=draw

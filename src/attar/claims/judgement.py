@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -180,11 +181,11 @@ def _judge_one(contrast: Contrast, outcomes: Outcomes, looks: int) -> Verdict:
 
 
 def _too_near_floor(contrast: Contrast, outcomes: Outcomes) -> str:
-    """Say if the baseline's mean lies under five times the floor that the arm returned as `METRIC_floor`."""
+    """Say if the baseline's mean lies under five times the metric's floor."""
     if contrast.baseline is None:
         return ""
     some = outcomes[contrast.baseline]
-    floors = [o["metrics"].get(f"{contrast.metric}_floor") for o in some if o["status"] == "finished"]
+    floors = [_floor(contrast.metric, outcome["metrics"]) for outcome in some if outcome["status"] == "finished"]
     known = [floor for floor in floors if floor is not None]
     reached = [value for value in values(some, contrast.metric) if value is not None]
     if not known or not reached or statistics.fmean(reached) >= FLOOR_RATIO * statistics.fmean(known):
@@ -192,3 +193,9 @@ def _too_near_floor(contrast: Contrast, outcomes: Outcomes) -> str:
     return (
         f"'{contrast.baseline}' lies under {FLOOR_RATIO} times the floor of {contrast.metric}; it needs another metric"
     )
+
+
+def _floor(metric: str, metrics: Mapping[str, float | None]) -> float | None:
+    """Return the floor that an arm returned as `METRIC_floor`; in a number of steps, `frechet_4`, it is `frechet`'s."""
+    names = (metric, re.sub(r"_\d+$", "", metric))
+    return next((metrics[f"{name}_floor"] for name in names if metrics.get(f"{name}_floor") is not None), None)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from attar.artifacts.drawing import Segmented
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
+from attar.claims.energy import EnergyClaim
+from attar.claims.samplers import Bed, Unlabelled
 from attar.methods.sampler.consistency import Consistency
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Pairs
@@ -25,12 +26,12 @@ FOUR = Contrast(
 )  # fmt: skip
 
 
-class MultistepConsistencyClaim(SamplerClaim):
+class MultistepConsistencyClaim(EnergyClaim):
     """MLCM against consistency distillation with as many updates, and as many teacher calls, on an unlabelled ring.
 
     A roll-out of MLCM costs calls, so the baseline is run both ways and has to be beaten both ways. It learns from
-    points of the data; MLCM sees none. How much of its noise a sampler draws anew is chosen for each arm. All are
-    compared with the data by the energy distance, since sliced ones are near their floor. Secondary: 2 and 8 steps, the
+    points of the data; MLCM sees none. How much of its noise a sampler draws anew is chosen for each arm, and so is
+    whether the last steps have a tenth of the rate, as those of MLCM's second stage have. Secondary: 2 and 8 steps, the
     first stage alone, and states that are the teacher's samples noised.
     """
 
@@ -59,11 +60,11 @@ class MultistepConsistencyClaim(SamplerClaim):
     grids: ClassVar = {
         "mlcm": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "across": [0.1, 0.25]},
         "mlcm, noised states": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "across": [0.1, 0.25]},
-        "first stage alone": {"lr": [5e-4, 1e-3, 2e-3, 4e-3], "gamma": [0.0, 0.3]},
-        "lcd, as many calls": {"lr": [5e-4, 1e-3, 2e-3, 4e-3], "gamma": [0.3, 1.0]},
-        "lcd, as many updates": {"lr": [5e-4, 1e-3, 2e-3, 4e-3], "gamma": [0.3, 1.0]},
+        "first stage alone": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "slower": [0.0, 0.1]},
+        "lcd, as many calls": {"lr": [1e-3, 2e-3], "gamma": [0.3, 1.0], "slower": [0.0, 0.1]},
+        "lcd, as many updates": {"lr": [1e-3, 2e-3], "gamma": [0.3, 1.0], "slower": [0.0, 0.1]},
     }
-    limits: ClassVar = {"gamma": (0.0, 1.0), "across": (0.05, 0.5)}
+    limits: ClassVar = {"gamma": (0.0, 1.0), "across": (0.05, 0.5), "slower": (0.0, 0.5)}
     currency = "updates"
     methods = ("mlcm", "consistency", "diffusion")
     trial_seeds = 1
@@ -77,7 +78,8 @@ class MultistepConsistencyClaim(SamplerClaim):
         method, calls = self.recipe(name, trial)
         own = method.across * method.across_steps if isinstance(method, MultistepConsistency) else 0.0  # its samples
         made = self.student(run, method, bed, teacher, seed=seed, calls=calls, passes=(own, 0.0))
-        drawn = Segmented(steps=4, gamma=trial.get("gamma", 0.3), boundary=method.boundary)  # γ = 1: noise is all fresh
+        gamma = trial.get("gamma", 0.3)  # 1: noise is all fresh
+        drawn = Segmented(steps=4, gamma=gamma, boundary=method.boundary, learned=INTERVALS)
         return self.judge(run, bed, made.with_module(made.module, drawing=drawn), (2, 4, 8))
 
     def recipe(self, name: str, trial: Trial) -> tuple[Consistency, float]:
@@ -86,12 +88,12 @@ class MultistepConsistencyClaim(SamplerClaim):
         if name.startswith("lcd"):
             whole = (1 - LEAST_ACROSS) * FIRST + LEAST_ACROSS * SUBSTEPS  # the most that MLCM may take
             steps = round(self.steps * whole) if name.endswith("calls") else self.steps
-            train = self.training(trial, steps=steps)
+            train = self.training(trial, steps=steps, schedule=slower(trial.get("slower", 0.0)))
             return Consistency(train=train, pairs=Pairs(intervals=INTERVALS), steps=4), 1.0
         noised = name.endswith("states")
         fields: dict[str, Any] = {"across": across, "states": "noised" if noised else "trajectory"}
         method = MultistepConsistency(
-            train=self.training(trial, schedule=Drop(at=(1 - across,)) if across else Constant()),
+            train=self.training(trial, schedule=slower(across or trial.get("slower", 0.0))),
             pairs=Pairs(intervals=INTERVALS, skip=2, segments=8),
             guidance=TeacherGuidance(),
             rollout=ROLLOUT,
@@ -100,3 +102,8 @@ class MultistepConsistencyClaim(SamplerClaim):
         )
         first = ROLLOUT + 1 if noised else FIRST  # these samples are led to their end
         return method, (1 - across) * first + across * SUBSTEPS
+
+
+def slower(share: float) -> Drop | Constant:
+    """Return a schedule whose last share of the steps has a tenth of the rate."""
+    return Drop(at=(1 - share,)) if share else Constant()

@@ -24,9 +24,10 @@ from attar.methods.sampler.rcm import SHIFTED, RegularizedConsistency
 from attar.metrics.generative import nearest_modes
 from attar.nets.denoiser_specs import PointMLP
 from attar.run import Adam, Run
-from attar.train.generation import Asked, drawn
+from attar.train.generation import Asked, real_points
 
 RING = dataclasses.replace(Mixture.ring(), weights=torch.tensor([8, 6, 5, 4, 3, 2, 1.5, 1], dtype=torch.float64))
+COUNTED = 100_000  # points, so that the weights of modes are told from chance
 UPDATES = 2  # of the fake score for each of the student's; the paper takes 4
 ROLLED = 2.5  # predictions of a roll-out, on average
 CONSISTENCY, SCORE = (4.0, 1.0), (ROLLED + 2 + UPDATES * (ROLLED + 1), 1.0 + UPDATES)  # forward and backward passes
@@ -122,11 +123,12 @@ class RegularizedConsistencyClaim(SamplerClaim):
         )  # fmt: skip
 
     def modes(self, run: Run, bed: Bed, sampler: Sampler, steps: tuple[int, ...]) -> dict[str, float]:
-        """Return `distance_STEPS` and `weights_STEPS`."""
-        found: dict[str, float] = {}
+        """Return `distance_STEPS`, `weights_STEPS`, and `weights_floor`, of as many true points."""
+        asked = Asked.of(bed.data, self.samples(bed) if self.quick else COUNTED, run.seed)
+        found = {"weights_floor": divergence(real_points(bed.data, asked, "floor"))}
         for count in steps:
-            x, _ = drawn(sampler, Asked.of(bed.data, self.samples(bed), run.seed), count, None)
-            found[f"distance_{count}"], found[f"weights_{count}"] = distance(x), divergence(x)
+            x = asked.draw(sampler, count)
+            found |= {f"distance_{count}": distance(x), f"weights_{count}": divergence(x)}
         return found
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
+from attar.claims.energy import EnergyClaim
+from attar.claims.samplers import Bed, Unlabelled
 from attar.diffusion.specs import DiscreteProcess
 from attar.methods.sampler.core.adversarial import Adversary
 from attar.methods.sampler.core.teacher import TeacherGuidance
@@ -17,12 +18,12 @@ from attar.run import Adam, Run
 
 COARSE = Pairs(intervals=12, ends_at="first-level")  # where the solver's own error is seen
 PRIMARY = Contrast(
-    method="sde + d", baseline="ode + d", metric="sliced_wasserstein_2", at="2 steps, 2,000 updates of 256 points",
+    method="sde + d", baseline="ode + d", metric="energy_2", at="2 steps, 2,000 updates of 256 points",
     scale="log-ratio", higher_is_better=False, worst=2.0,
 )  # fmt: skip
 
 
-class StochasticConsistencyClaim(SamplerClaim):
+class StochasticConsistencyClaim(EnergyClaim):
     """SCott against itself with η = 0, on the unlabelled ring and a coarse grid of 12 intervals, three steps in each.
 
     Both sides have as many teacher calls, the same discriminator and the same updates. η, the discriminator's weight,
@@ -33,15 +34,18 @@ class StochasticConsistencyClaim(SamplerClaim):
     id = "scott"
     title = "SCott: Accelerating Diffusion Models with Stochastic Consistency Distillation"
     says = "SD1.5 in 2 steps: FID 21.9 where LCM has 27 to 30, coverage 0.88 against 0.70 (arXiv 2403.01505)"
-    origin = "a guess: the card expects a tie; a pilot of 600 updates on seed 100 had 0.19 (η 0.3) against 0.11"
+    origin = (
+        "a guess: the card expects a tie; a pilot of 600 updates on seed 100 had sliced distances of 0.19 (η 0.3) "
+        "against 0.11, near their floor of 0.07; logarithms of energies are twice as large"
+    )
     primary = PRIMARY
     secondary = (
         dataclasses.replace(PRIMARY, metric="coverage_2", scale="difference", higher_is_better=True, worst=0.0),
         dataclasses.replace(PRIMARY, baseline="ode"),
         dataclasses.replace(PRIMARY, method="sde", baseline="ode"),
     )
-    expects = 0.2
-    delta = 0.1
+    expects = 0.4
+    delta = 0.2
     seeds = 8
     grids: ClassVar = {
         "sde + d": {"eta": [0.1, 0.3], "weight": [0.05, 0.4], "lr": [5e-4, 2e-3]},
@@ -55,7 +59,7 @@ class StochasticConsistencyClaim(SamplerClaim):
     process = DiscreteProcess(betas="linear")
     prediction = "v"  # ε is divided by α_T = 0.006 where sampling begins
     steps = 2000
-    underpowered = "a tie is what the card expects; an effect of 0.2 would be seen if the spread between seeds is 0.15"
+    underpowered = "a tie is what the card expects; an effect of 0.4 would be seen if the spread between seeds is 0.3"
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Distil a student and judge it in 1, 2 and 4 steps."""

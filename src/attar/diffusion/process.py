@@ -119,6 +119,11 @@ def _fractions(steps: int) -> Tensor:
     return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
 
 
+def even_places(intervals: int, steps: int) -> Tensor:
+    """Return `steps` + 1 rising places from 0 to `intervals` on a grid, as even as whole numbers are."""
+    return torch.linspace(0, intervals, steps + 1, dtype=torch.float64).round().long()
+
+
 class VariancePreserving(Process):
     """A process with α² + σ² = 1, told by its angle: α = cos φ(t) and σ = sin φ(t)."""
 

@@ -242,5 +242,5 @@ def test_the_papers_setting_runs(open_run, pictures, taught):
         sampler = method(
             run, data=pictures, teacher=taught(process=method.teaching.process), reward=GivenReward.of(darkness)
         )
-    assert sampler.reading.drawing == Segmented(steps=1, gamma=0.3)
+    assert sampler.reading.drawing == Segmented(steps=1, gamma=0.3, learned=50)
     assert torch.isfinite(sampler(3, steps=4)).all()

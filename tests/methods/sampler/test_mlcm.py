@@ -204,7 +204,7 @@ def test_the_papers_setting_runs(open_run, pictures, taught):
     assert (method.guidance.scale, method.states, method.distance, method.target) == (8.0, "trajectory", "l2", None)
     with open_run() as run:
         sampler = method(run, data=pictures, teacher=taught(process=method.teaching.process))
-    assert sampler.reading.drawing == Segmented(steps=4, gamma=0.3)
+    assert sampler.reading.drawing == Segmented(steps=4, gamma=0.3, learned=1000)
     assert torch.isfinite(sampler(3)).all()
 
 

@@ -81,8 +81,8 @@ class Consistency(Distillation):
         return self.target
 
     def drawing(self) -> Drawing:
-        """Return the consistency sampler, or jumps from segment to segment."""
-        boundary: dict[str, Any] = {"boundary": self.boundary, "scaling": self.scaling}
+        """Return the consistency sampler, or jumps from segment to segment, at times that were learned."""
+        boundary: dict[str, Any] = {"boundary": self.boundary, "scaling": self.scaling, "learned": self.pairs.intervals}
         if self.pairs.segments > 1:
             return Segmented(steps=self.steps or self.pairs.segments, **boundary)
         return Multistep(steps=self.steps or 1, **boundary)

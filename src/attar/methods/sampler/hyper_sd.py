@@ -102,8 +102,8 @@ class SegmentedConsistency(Consistency):
     def drawing(self) -> Segmented:
         """Return jumps that are noised up again by γ, as TCD samples."""
         steps = self.steps or (1 if self.one_step_steps else 4)
-        boundary: dict[str, Any] = {"boundary": self.boundary, "scaling": self.scaling}
-        return Segmented(steps=steps, gamma=self.gamma, highest=self.highest, **boundary)
+        learned: dict[str, Any] = {"boundary": self.boundary, "scaling": self.scaling, "learned": self.pairs.intervals}
+        return Segmented(steps=steps, gamma=self.gamma, highest=self.highest, **learned)
 
     def phases(self) -> Sequence[Phase]:
         """Return a stage for each number of segments, feedback, and the stage for one step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attar.artifacts.drawing import Drawing, Segmented
+from attar.artifacts.drawing import Segmented
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
 from attar.diffusion import ddim, drawing, start
@@ -86,10 +87,11 @@ class MultistepConsistency(Consistency):
     fake: ScoreDistillation = ScoreDistillation()
     adversary: Adversary = Adversary()  # with a weight: one step against several, second stage
 
-    def drawing(self) -> Drawing:
+    def drawing(self) -> Segmented:
         """Return jumps from edge to edge, noised up again by γ."""
         steps = self.steps or self.pairs.segments
-        return Segmented(steps=steps, gamma=self.gamma, boundary=self.boundary, scaling=self.scaling)
+        learned: dict[str, Any] = {"boundary": self.boundary, "scaling": self.scaling, "learned": self.pairs.intervals}
+        return Segmented(steps=steps, gamma=self.gamma, **learned)
 
     def phases(self) -> Sequence[Phase]:
         """Return both stages."""
@@ -119,7 +121,7 @@ class MultistepConsistency(Consistency):
         batch, process = moment.batch, lesson.process
         if moment.phase.settings.get("across"):
             noise, draw = moment.noise("own sample", batch.x0), drawing(moment.rng("own sample"))
-            jumps = Segmented(steps=self.across_steps, boundary=self.boundary, scaling=self.scaling)
+            jumps = dataclasses.replace(self.drawing(), gamma=0.0)
             made = jumps.draw(lesson.view, noise, moment.condition, self.across_steps, draw)
             lesson.state.made = made
             return process.diffuse(made, batch.noise, pair.t).to(made.dtype)

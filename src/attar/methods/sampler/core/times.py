@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attar.diffusion.process import VE, Process, VPDiscrete
+from attar.diffusion.process import VE, Process, VPDiscrete, even_places
 from attar.spec import spec
 
 
@@ -112,7 +112,7 @@ class Pairs:
         intervals = self.count(step, steps)
         times = self.grid(process, intervals)
         place = torch.multinomial(self.chances(process, times), n, replacement=True, generator=rng)
-        edges = torch.linspace(0, intervals, min(self.segments, intervals) + 1, dtype=torch.float64).round().long()
+        edges = even_places(intervals, min(self.segments, intervals))
         edge = edges[torch.searchsorted(edges, place, right=True) - 1]
         below = torch.maximum(place + 1 - self.skip, edge)
         if self.random_end:
