@@ -10,6 +10,7 @@ from attar.claims.samplers import Bed, SamplerClaim, Unlabelled, calls_of
 from attar.data import Samples
 from attar.errors import NonFinite, RecipeError
 from attar.methods.sampler.consistency import Consistency
+from attar.methods.sampler.core.coupling import Coupling
 from attar.methods.sampler.core.distillation import Distillation
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.metrics import generative
@@ -98,8 +99,16 @@ def test_the_judge_orders_samplers_and_knows_its_floor(open_run, monkeypatch):
     assert claim.meter.costs()["evaluations"] == 45
 
 
+def test_references_share_no_noise_with_stored_pairs(open_run, monkeypatch):
+    monkeypatch.setattr(samplers, "POINT_SAMPLES", 64)
+    run, teacher = open_run(seed=100), exact_sampler()
+    tested = SamplerClaim("tuning").references(run, RING, teacher, steps=1).noise
+    stored = run.stage("pairs", Coupling(count=64, steps=1), data=RING.data, teacher=GivenTeacher(teacher)).noise
+    assert not (tested[:, None] == stored[None]).all(-1).any()
+
+
 def test_distances_to_a_guided_teacher_are_to_its_samples(open_run, monkeypatch):
-    monkeypatch.setattr(samplers, "POINT_SAMPLES", 600)
+    monkeypatch.setattr(samplers, "POINT_SAMPLES", 2000)
     claim, run, teacher = SamplerClaim("tuning"), open_run(seed=100), exact_sampler()
     unguided = claim.references(run, RING, teacher, steps=24)
     guided = claim.references(run, RING, teacher, guidance=3.0, steps=8)

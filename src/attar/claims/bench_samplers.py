@@ -28,8 +28,8 @@ class Arm:
     """What an update of a method passes through networks, and its fields here.
 
     Attributes:
-        forward: passes a batch, the student's two included.
-        backward: passes a batch.
+        forward: passes a batch on average, the student's two included.
+        backward: passes a batch on average.
         calls: of those, answers of the teacher.
         before: batches that pass before the first update, such as stored pairs take.
         fields: of the method.
@@ -48,6 +48,7 @@ class Arm:
 
 
 WARM = {"warmup": 300}
+WARMING = 300 / 1267  # of rCM's updates warm up, without scores
 ARMS: Mapping[str, Arm] = {
     "consistency": Arm(3),
     "progressive": Arm(3, calls=2),
@@ -59,10 +60,14 @@ ARMS: Mapping[str, Arm] = {
     "rectified-flow": Arm(1, calls=0, before=2 * 4096 * 16 / 128, fields={"coupling": PAIRS}),  # two calls a step
     "meanflow": Arm(4, fields={"slope": "teacher"}),
     "scm": Arm(4, fields=WARM),
-    "sana-sprint": Arm(9, 3, fields={**WARM, "guidance": UNGUIDED}),
+    "sana-sprint": Arm(
+        9, 3,
+        fields={**WARM, "guidance": UNGUIDED,
+                "adversary": {"optimizer": {"kind": "adam", "lr": 1e-3, "beta1": 0.0, "beta2": 0.99}}},
+    ),
     "dmd": Arm(4, 2, fields={"regression": 0.0, "score": {"optimizer": {"kind": "adam", "lr": 1e-3, "beta1": 0.0}}}),
     "rcm": Arm(
-        12, 3, calls=2,
+        12 - 8 * WARMING, 3 - 2 * WARMING, calls=2 - WARMING,
         fields={**WARM, "guidance": UNGUIDED, "consistency": 10.0, "derivative": "jvp",
                 "fake": {"updates": 1, "optimizer": {"kind": "adam", "lr": 1e-3, "beta1": 0.0}}},
     ),

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attar.claims.claim import Contrast, Trial
-from attar.claims.energy import EnergyClaim
-from attar.claims.samplers import Bed, Unlabelled
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
 from attar.methods.sampler.core.adversarial import Adversary
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Pairs, Times
@@ -22,7 +21,7 @@ ONE = Contrast(
 )  # fmt: skip
 
 
-class SegmentedConsistencyClaim(EnergyClaim):
+class SegmentedConsistencyClaim(SamplerClaim):
     """Segments 8, 4, 2 and 1 against one segment with the same four starts of the optimizer, on an unlabelled ring.
 
     Both sides compare by square errors alone and draw an end for each sample, so that the baseline is a consistency

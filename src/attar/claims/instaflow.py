@@ -95,7 +95,7 @@ class InstaFlowClaim(SamplerClaim):
         first = {"reflow, distil": train.steps // 2, "distil": 0, "reflow": train.steps}[name]
         plain: dict[str, Any] = {"guidance": TeacherGuidance(), "own_guidance": 1.0, "drop": 0.0, "perceptual_steps": 0}
         return InstaFlow(
-            train=dataclasses.replace(train, steps=max(1, first)),
+            train=dataclasses.replace(train, steps=max(1, first), average=train.decay),
             rounds=1 if first else 0,
             distil_steps=train.steps - first,
             coupling=pairs,

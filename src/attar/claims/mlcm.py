@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from attar.artifacts.drawing import Segmented
 from attar.claims.claim import Contrast, Trial
-from attar.claims.energy import EnergyClaim
-from attar.claims.samplers import Bed, Unlabelled
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
 from attar.methods.sampler.consistency import Consistency
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Pairs
@@ -26,7 +25,7 @@ FOUR = Contrast(
 )  # fmt: skip
 
 
-class MultistepConsistencyClaim(EnergyClaim):
+class MultistepConsistencyClaim(SamplerClaim):
     """MLCM against consistency distillation with as many updates, and as many teacher calls, on an unlabelled ring.
 
     A roll-out of MLCM costs calls, so the baseline is run both ways and has to be beaten both ways. It learns from

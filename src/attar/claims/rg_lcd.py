@@ -57,7 +57,7 @@ class Known:
 class Onwards(RewardGuided):
     """Reward-guided distillation that starts from a trained student instead of the teacher."""
 
-    version: ClassVar = 1
+    version: ClassVar = 2
 
     def __call__(  # type: ignore[override]
         self, run: Run, *, data: Samples, teacher: GivenTeacher, reward: GivenReward, start: Sampler

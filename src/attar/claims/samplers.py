@@ -27,7 +27,7 @@ from attar.nets import ConvNet
 from attar.nets.denoiser_specs import DenoiserNet, PointMLP, ResidualMLP, UNet
 from attar.run import Adam, Run
 from attar.spec import digest
-from attar.train.generation import Asked, Generation, Score, drawn, picture_score, point_score, real_points
+from attar.train.generation import PAIRED, Asked, Generation, Score, drawn, picture_score, point_score, real_points
 from attar.train.judges import ClassifierJudge, Features, Judge, judge_of
 from attar.train.network import TrainNetwork
 from attar.train.training import Training
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 POINT_SAMPLES, PICTURE_SAMPLES = 10_000, 2_000  # of an arm
 REFERENCE = 4_000  # held-out pictures that samples are compared with, at most
 QUICK_SAMPLES = 64
+DISTANCES = ("sliced_wasserstein", "energy", "frechet")  # whose floors are told
 STAGES = {"heun": 2, "midpoint": 2}  # of a solver's step; one of the others
 
 
@@ -128,14 +129,15 @@ class SamplerClaim(Claim):
     ) -> Couplings:
         """Return noise and where the teacher's guided ODE leads it, in a stage that arms and claims share.
 
-        They measure, so nothing is counted; an arm that learns from them counts `steps` × 2 calls each, guided twice.
+        They measure: nothing is counted, and their noise is none that methods store pairs of.
         """
         from attar.methods.sampler.core.coupling import Coupling
 
         fields = {"steps": 32, **fields} | ({"steps": 2} if self.quick else {})
         count = QUICK_SAMPLES if self.quick else count or self.samples(bed)
         method = Coupling(count=count, guidance=TeacherGuidance(scale=guidance), **fields)
-        made: Couplings = run.stage("references", method, data=bed.data, teacher=GivenTeacher(teacher))
+        given = GivenTeacher(teacher)
+        made: Couplings = run.stage("references", method, data=bed.data, teacher=given, stream="reference ")
         return made
 
     def training(self, trial: Trial, **changes: Any) -> SamplerTraining:
@@ -197,9 +199,9 @@ class SamplerClaim(Claim):
         """Return what samples in each number of steps are worth, as `NAME_STEPS`, and count the evaluations of one.
 
         Points: `sliced_wasserstein`, `energy`, `coverage`, `accuracy`. Pictures: `frechet`, `kernel`, `coverage`,
-        `accuracy`, `high_frequencies` … (`attar.train.generation`). The floor of the distance, `…_floor`, is that of
-        as many real samples to others. With `against`, distances are to the first half of a (guided) teacher's samples,
-        drawn from other noise, instead of held-out data, and the floor is that of their other half.
+        `accuracy`, `high_frequencies` … (`attar.train.generation`). The floor of a distance, `NAME_floor`, is that of
+        as many real samples to others. With `against`, distances are to the first half of a (guided) teacher's
+        samples, drawn from other noise, instead of held-out data, and floors are those of their other half.
 
         Raises:
             NonFinite: the sampler drew what is no number.
@@ -219,9 +221,8 @@ class SamplerClaim(Claim):
                 raise NonFinite(f"the sampler drew numbers that are not finite in {count} steps")
             found |= {f"{name}_{count}": value for name, value in score(x, asked).items()}
             self.meter.add(evaluations=row["evaluations"])
-        name = "sliced_wasserstein" if bed.test is None else "frechet"
-        found[f"{name}_floor"] = score(real, those)[name]
-        return found
+        floors = score(real, those)
+        return found | {f"{name}_floor": floors[name] for name in DISTANCES if name in floors}
 
     def deviation(
         self, sampler: Sampler, references: Couplings, steps: Sequence[int] = (1,), *, guidance: float | None = None
@@ -259,7 +260,7 @@ class SamplerClaim(Claim):
         def score(x: Tensor, of: Asked) -> dict[str, float]:
             distances = {
                 "sliced_wasserstein": generative.sliced_wasserstein(x, ends, torch.Generator().manual_seed(0)),
-                "energy": generative.energy_distance(x[:2000], ends[:2000]),
+                "energy": generative.energy_distance(x[:PAIRED], ends[:PAIRED]),
             }
             return plain(x, of) | distances
 

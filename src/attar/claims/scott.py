@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attar.claims.claim import Contrast, Trial
-from attar.claims.energy import EnergyClaim
-from attar.claims.samplers import Bed, Unlabelled
+from attar.claims.samplers import Bed, SamplerClaim, Unlabelled
 from attar.diffusion.specs import DiscreteProcess
 from attar.methods.sampler.core.adversarial import Adversary
 from attar.methods.sampler.core.teacher import TeacherGuidance
@@ -23,7 +22,7 @@ PRIMARY = Contrast(
 )  # fmt: skip
 
 
-class StochasticConsistencyClaim(EnergyClaim):
+class StochasticConsistencyClaim(SamplerClaim):
     """SCott against itself with η = 0, on the unlabelled ring and a coarse grid of 12 intervals, three steps in each.
 
     Both sides have as many teacher calls, the same discriminator and the same updates. η, the discriminator's weight,

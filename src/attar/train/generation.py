@@ -27,6 +27,7 @@ from attar.train.judges import Features, Judge
 
 REACH = 5.0  # standard deviations of a mode within which a point belongs to it
 POINTS, PICTURES = 10_000, 1_000  # samples of an arm, where the protocol does not say
+PAIRED = 5_000  # points whose pairs the energy distance takes, at most
 WARM = 2  # samples drawn before the clock is read
 
 
@@ -137,7 +138,7 @@ def point_score(data: Samples, protocol: Generation, asked: Asked, reference: Te
         directions = keys.generator(asked.seed, ("generate",), "directions", ())
         told = {
             "sliced_wasserstein": generative.sliced_wasserstein(x, real, directions, protocol.directions),
-            "energy": generative.energy_distance(x[:2000], real[:2000]),
+            "energy": generative.energy_distance(x[:PAIRED], real[:PAIRED]),
         }
         found = modes_of(data, x)
         if found is not None:

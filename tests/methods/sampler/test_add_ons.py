@@ -1,5 +1,7 @@
 """What methods put beside their own terms: a discriminator on the teacher's features, and a fake score."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -83,6 +85,21 @@ def test_conditions_of_others_count_as_made_where_asked(open_run, taught, pictur
             discriminator.step(moment)
             losses.append([p.clone() for p in discriminator.learner.parameters])
     assert not all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+def test_a_neighbour_with_the_same_condition_is_no_mismatch(open_run, taught, pictures):
+    weights = []
+    for mismatched in (False, True):
+        with open_run() as run:
+            bare, lesson = lesson_of(run, pictures, taught())
+            discriminator = Adversary(weight=1.0, mismatched=mismatched).build(lesson)
+            moment = moment_of(bare, lesson)
+            same = dataclasses.replace(moment.batch, condition=torch.ones_like(moment.batch.condition))
+            moment = dataclasses.replace(moment, batch=same)
+            discriminator.term(moment, moment.batch.x0)
+            discriminator.step(moment)
+            weights.append([p.clone() for p in discriminator.learner.parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_a_closed_form_has_no_features(open_run):

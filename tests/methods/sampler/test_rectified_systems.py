@@ -44,6 +44,27 @@ def begun(pictures, taught):
     return start
 
 
+def test_rounds_and_references_have_noise_of_their_own(open_run, pictures, taught):
+    coupling = build(InstaFlow, {"coupling": {"count": 4, "steps": 1}}).coupling
+    with open_run() as run:
+        streams = ("", "round 0 ", "round 1 ", "reference ")
+        sets = [run.stage("pairs", coupling, data=pictures, teacher=taught(), stream=one) for one in streams]
+        again = run.stage("others", coupling, data=pictures, teacher=taught())
+    assert torch.equal(again.noise, sets[0].noise)  # a stage of the same name or another
+    assert len({bytes(pairs.noise.numpy()) for pairs in sets}) == 4
+
+
+def test_the_second_round_draws_other_noise(open_run, pictures, taught):
+    with open_run() as run:
+        method = build(InstaFlow, {**INSTA, "rounds": 2, "distil_steps": 0, "perceptual_steps": 0})
+        lesson = method.begin(run, pictures, taught())
+        noises = []
+        for phase in method.phases():
+            method.enter(lesson, phase)
+            noises.append(lesson.state.pairs.noise)
+    assert not (noises[0].flatten(1)[:, None] == noises[1].flatten(1)[None]).all(-1).any()
+
+
 def number(loss):
     return float(loss.detach())
 

@@ -128,6 +128,15 @@ def test_the_terms_are_scm_with_its_prior_weight_and_half_the_discriminators_wor
         torch.testing.assert_close(weighted, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_pure_noise_weighs_nothing_and_the_discriminator_sees_the_angles_of_the_paper(open_run, pictures, taught):
+    assert SanaSprint().prior(torch.tensor([0.0, math.pi / 4, math.pi / 2]), 0.5).tolist() == [1e4, 2.0, 0.0]
+    with open_run() as run:
+        _, lesson, _ = begun(run, pictures, taught(), **{"adversary.times.std": 1e-6})
+        t = lesson.state.discriminator.spec.times.draw(1, lesson.process, torch.Generator())
+    angle = math.atan(math.exp(-0.6) / 0.5)  # where data of deviation 1/2 have this ratio
+    assert float(t / (1 - t)) == pytest.approx(pictures.sigma_data * math.tan(angle), rel=1e-5)
+
+
 def batch_noise(run):
     """The noise that `made` draws at step 0, behind 6 draws of a time and 6 of whether it is the largest."""
     rng = run.rng("shown", 0)

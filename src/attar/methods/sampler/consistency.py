@@ -48,7 +48,7 @@ class Consistency(Distillation):
     both sides are led to the lower edge of their segment by a DDIM jump. θ⁻ is an average of the student, or itself.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {"small": {**Distillation.presets["small"], "pairs": {"intervals": 32}}}
 
     pairs: Pairs = Pairs()

@@ -57,7 +57,7 @@ class SegmentedConsistency(Consistency):
     is the consistency model itself, and square errors to where the teacher leads the same noise.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "teaching": LatentConsistency.presets["small"]["teaching"],  # whose teacher serves both

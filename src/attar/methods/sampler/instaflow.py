@@ -33,7 +33,7 @@ class InstaFlow(RectifiedFlow):
     larger student, two U-Nets in a row, is not built.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "teaching": RectifiedFlow.presets["small"]["teaching"] | {"process": "flow"},

@@ -51,7 +51,7 @@ class LatentConsistency(Consistency):
     Diffusion.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {"small": SMALL, "pixart": PIXART, "lora": LORA}
 
     teaching: Diffusion = Diffusion(process=DiscreteProcess(betas="scaled-linear"))

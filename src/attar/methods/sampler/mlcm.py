@@ -53,7 +53,7 @@ class MultistepConsistency(Consistency):
     Of the data only conditions are read, unless `states=data`.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "teaching": LatentConsistency.presets["small"]["teaching"],  # whose teacher serves both

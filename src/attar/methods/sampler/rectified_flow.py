@@ -46,7 +46,7 @@ class RectifiedFlow(Distillation):
     is between ε − v and x0. The student predicts the velocity of flow matching, and its pairs keep their coupling.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {**Distillation.presets["small"], "coupling": {"count": 4096}, "distil_steps": 1000}
     }
@@ -84,7 +84,10 @@ class RectifiedFlow(Distillation):
         return None
 
     def enter(self, lesson: Lesson, phase: Phase) -> None:
-        """Store the pairs of a round; from the second on they are the student's own, who begins anew from itself."""
+        """Store the pairs of a round, from noise of its own; from the second on the student makes them.
+
+        It begins anew from itself then, and a phase has a schedule of its own length.
+        """
         number = phase.settings["round"]
         assert lesson.teacher is not None
         made: Sampler | None = None
@@ -97,8 +100,10 @@ class RectifiedFlow(Distillation):
             made = frozen(lesson.student.with_module(trained(lesson.learner)).copy())
             given, guidance = GivenTeacher(made), TeacherGuidance(scale=self.own_guidance)
             coupling = self.own_coupling or coupling
+        lesson.learner.total_steps = phase.steps
         wanted = dataclasses.replace(coupling, guidance=guidance, teaching=self.teaching)
-        lesson.state = Round(lesson.run.stage(f"pairs {number}", wanted, data=lesson.data, teacher=given), made)
+        pairs = lesson.run.stage(f"pairs {number}", wanted, data=lesson.data, teacher=given, stream=f"round {number} ")
+        lesson.state = Round(pairs, made)
 
     def moment(self, lesson: Lesson, phase: Phase, step: int) -> Moment:
         """Draw stored pairs, with their conditions and guidance; reflow drops a share of conditions."""

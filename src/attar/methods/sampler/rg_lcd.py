@@ -40,7 +40,7 @@ class RewardGuided(LatentConsistency):
     the student's sample, the target and the real sample as the expert does; the expert then needs no gradient.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {**LatentConsistency.presets["small"], "wait": 0.2, "proxy": {"sharpness": 10.0}, "beta": 0.1}
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +49,7 @@ class SanaSprint(ContinuousConsistency):
     (the paper: one of 4, 4.5, 5), and the student is told g − 1 by this library's embedding.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {"small": SMALL}
 
     guidance: TeacherGuidance = TeacherGuidance(scale=4.0, highest=5.0, embedded=True)
@@ -76,12 +78,15 @@ class SanaSprint(ContinuousConsistency):
 
     def build(self, lesson: Lesson) -> Fooled:
         """Return the state of the tangent, and the discriminator with its learner."""
-        discriminator = self.adversary.build(lesson) if self.adversary.weight else None
-        return Fooled(**vars(super().build(lesson)), discriminator=discriminator)
+        state, times = super().build(lesson), self.adversary.times
+        if times.kind == "log-normal":  # drawn for data of another deviation, like those of the tangent
+            times = dataclasses.replace(times, mean=times.mean + math.log(state.process.sigma_data / self.times_for))
+        adversary = dataclasses.replace(self.adversary, times=times)
+        return Fooled(**vars(state), discriminator=adversary.build(lesson) if adversary.weight else None)
 
     def prior(self, t: Tensor, sigma_data: float) -> Tensor:
-        """Return 1 / (σ_d tan t) `[n]`, bounded where t reaches 0."""
-        return 1 / (sigma_data * torch.tan(t)).clamp_min(1e-4)
+        """Return 1 / (σ_d tan t) `[n]`, bounded where t reaches 0, and 0 at pure noise."""
+        return (torch.cos(t) / (sigma_data * torch.sin(t))).clamp(0.0, 1e4)
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:
         """Yield consistency and the discriminator's word, which share no graph, one after the other."""

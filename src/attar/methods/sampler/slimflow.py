@@ -48,7 +48,7 @@ class SlimFlow(RectifiedFlow):
     is two Euler steps of the small flow that meet at a drawn time (flow-guided distillation).
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             **RectifiedFlow.presets["small"],

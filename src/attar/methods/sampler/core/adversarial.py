@@ -175,8 +175,11 @@ class Discriminator:
         told, made = self.logits(real_t, t, batch.condition), self.logits(fake_t, t, batch.condition)
         loss = _mean([telling_loss(r, f, game) for r, f in zip(told, made, strict=True)])
         if self.spec.mismatched and batch.condition is not None:
-            wrong = self.logits(real_t, t, moment.neighbours(batch.condition))
-            loss = 0.5 * (loss + _mean([telling_loss(r, f, game) for r, f in zip(told, wrong, strict=True)]))
+            other = moment.neighbours(batch.condition)
+            wrong = self.logits(real_t, t, other)
+            either = 0.5 * (loss + _mean([telling_loss(r, f, game) for r, f in zip(told, wrong, strict=True)]))
+            differs = (other != batch.condition).flatten(1).any(1) if other.dim() > 1 else other != batch.condition
+            loss = torch.where(differs, either, loss)  # a neighbour may have the same condition
         if self.spec.smooth:
             shaken = real_t + 0.1 * self._noise(moment, real, "adversarial shake")
             near = self.logits(shaken, t, batch.condition)

@@ -37,15 +37,17 @@ class Coupling:
     half: bool = False  # keep float16, for large stores
     teaching: Diffusion = Diffusion()  # the form of the exact teacher, where that is given
 
-    def __call__(self, run: Run, *, data: Samples, teacher: GivenTeacher) -> Couplings:
-        """Draw the trajectories, a few hundred at a time; a chunk is a step that survives interruption."""
+    def __call__(self, run: Run, *, data: Samples, teacher: GivenTeacher, stream: str = "") -> Couplings:
+        """Draw the trajectories, a few hundred at a time; a chunk is a step that survives interruption.
+
+        Two stages draw the same noise, conditions and guidance, unless each names a stream of its own.
+        """
         given = GivenTeacher.of(teacher)
         data = seen(data, given)
         guide = ready(run, data, given, self.teaching)
-        rng = run.rng("noise")
-        noise = torch.randn(self.count, *data.shape, generator=rng)
-        _, which = data.draw_named(self.count, run.rng("conditions"))
-        scale = self.guidance.draw(self.count, run.rng("guidance"))
+        noise = torch.randn(self.count, *data.shape, generator=run.rng(f"{stream}noise"))
+        _, which = data.draw_named(self.count, run.rng(f"{stream}conditions"))
+        scale = self.guidance.draw(self.count, run.rng(f"{stream}guidance"))
         scales = scale if isinstance(scale, Tensor) else torch.full((self.count,), scale)
         times = grid_of(guide.process, self.steps)
         kept = list(range(0, self.steps, self.kept)) if self.kept else []
