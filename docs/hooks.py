@@ -97,6 +97,7 @@ def system_page(entry: dict[str, Any]) -> str:
         lines.append(f"- `preset={name}`: " + (f"`{settings}`" if settings else "the defaults above"))
     if entry["claim"]:
         lines += ["", "## Claim", "", entry["claim"]["says"], "", f"Verdict: {verdict(entry)}, effect {effect(entry)}"]
+        lines += ["", f"Doubted: {entry['doubt']}"] if entry["doubt"] else []
     return "\n".join(lines) + "\n"
 
 
@@ -105,7 +106,7 @@ def verdict(result: dict[str, Any]) -> str:
     if not result["verdict"]:
         return "–"
     reason = f" ({result['reason']})" if result["reason"] else ""
-    return result["verdict"] + reason + (", stale" if result["stale"] else "")
+    return result["verdict"] + reason + ", stale" * result["stale"] + ", doubted" * bool(result["doubt"])
 
 
 def cell(text: str) -> str:

@@ -17,13 +17,18 @@ was fixed before the first verdict seed. Effects are in the units of the metric,
 where the file says `log-ratio`, with a 95 % interval. *fails: absent* means that nothing was seen where something was
 promised, *too small* that it is less than counts, *reversed* that the baseline is better, *off* that a computed number
 lies outside its tolerance; *inconclusive* that the seeds do not tell. A verdict speaks of its setting, small networks
-and small pictures, not of the paper's own scale.
+and small pictures, not of the paper's own scale. Against *doubted* ones speaks what stands below the table.
 
 | claim | verdict | effect | what was checked |
 |---|---|---|---|
 """
 
+DOUBTED = """
+## Doubted
 
+What a second review found against these results. Each stands until its claim is mended and run again.
+
+"""
 HEADLINE = """
 ## Ten images a class of Fashion-MNIST
 
@@ -84,15 +89,17 @@ def bench(file: Path) -> str:
 def main(check: bool) -> int:
     """Write the table, or say whether it is as it would be written; return the exit code."""
     decided = results.results(TABLE.parent / "claims")
-    lines = []
+    lines, doubts = [], []
     for row in (*ledger.rows(), *ledger.claims()):
         if row.id in decided:
             found = decided[row.id]
             checked = found["statement"].replace("|", "\\|").replace("; and ", "; ")
             lines.append(f"| `{row.id}` | {verdict(found).plain} | {effect(found)} | {checked} |\n")
+            if found["doubt"]:
+                doubts.append(f"- `{row.id}`: {' '.join(found['doubt'].split())}\n")
     sets = sorted((TABLE.parent / "headline").iterdir())
     benches = sorted((TABLE.parent / "bench").glob("*.json"))
-    text = HEAD + "".join(lines) + "".join(map(bench, benches))
+    text = HEAD + "".join(lines) + (DOUBTED + "".join(doubts) if doubts else "") + "".join(map(bench, benches))
     text += HEADLINE + "".join(map(headline, sets)) + PUBLISHED
     if not check:
         TABLE.write_text(text, encoding="utf-8")

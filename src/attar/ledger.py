@@ -129,8 +129,8 @@ def systems(family: str | None = None) -> list[dict[str, Any]]:
     """Return the ledger as plain dictionaries, with status and claim result.
 
     Keys: `id`, `title`, `family`, `paper`, `base`, `status`, `verdict`, `reason`, `effect`, `interval`,
-    `p` (one-sided), `survives_holm` (Holm's correction over all claims), `stale`; those
-    about the claim are None (`stale`: False) where it has no result.
+    `p` (one-sided), `survives_holm` (Holm's correction over all claims), `stale`, `doubt` (what a later review found
+    against the result); those about the claim are None (`stale`: False, `doubt`: "") where it has no result.
 
     Raises:
         RecipeError: the family is unknown.
@@ -152,6 +152,7 @@ def describe(row: System, decided: Mapping[str, Mapping[str, Any]] | None = None
         "status": status(row, decided),
         **{key: result.get(key) for key in ("verdict", "reason", "effect", "interval", "p", "survives_holm")},
         "stale": bool(result.get("stale", False)),
+        "doubt": result.get("doubt", ""),
     }
 
 

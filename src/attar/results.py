@@ -32,9 +32,10 @@ def in_checkout() -> bool:
 
 
 def results(folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the result of each claim by id, with `stale` (bool) and `survives_holm` (bool; None without a p) added.
+    """Return the result of each claim by id, with `stale`, `doubt` and `survives_holm` (None without a p) added.
 
-    A stale result keeps its numbers but no longer decides anything and takes no part in Holm's correction.
+    A stale result keeps its numbers but no longer decides anything and takes no part in Holm's correction. `doubt` is
+    what a later review found against it, "" where nothing; the next run of the claim takes it away.
 
     Raises:
         DamagedFile: a file is not the result of a claim.
@@ -46,9 +47,16 @@ def results(folder: Path | None = None) -> dict[str, dict[str, Any]]:
         result = read(file)
         if wrong := _malformed(result):
             raise DamagedFile(f"{file}: '{wrong}' is not as a claim writes it; {_MEND}")
-        found[file.stem] = {**result, "stale": bool(reasons_stale(result))}
+        doubt = doubt_file(file)
+        told = doubt.read_text(encoding="utf-8").strip() if doubt.exists() else ""
+        found[file.stem] = {**result, "stale": bool(reasons_stale(result)), "doubt": told}
     marks = holm({id: r["p"] for id, r in found.items() if r.get("p") is not None and not r["stale"]})
     return {id: {**result, "survives_holm": marks.get(id)} for id, result in found.items()}
+
+
+def doubt_file(file: Path) -> Path:
+    """Return where stands what a review found against a result file."""
+    return file.with_suffix(".doubt.md")
 
 
 def read(file: Path) -> dict[str, Any]:

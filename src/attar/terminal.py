@@ -81,12 +81,14 @@ def effect(result: Mapping[str, Any]) -> str:
 
 
 def verdict(result: Mapping[str, Any]) -> Text:
-    """Return a verdict in its colour, with its reason, and `stale` where the code has moved on."""
+    """Return a verdict in its colour and its reason; `stale` where the code moved on, `doubted` where a review did."""
     name = result.get("verdict")
     if not name:
         return Text("–", style="dim")
     reason = f": {result['reason']}" if result.get("reason") else ""
-    return Text(name + reason + (" (stale)" if result.get("stale") else ""), style=VERDICT_STYLES.get(name, ""))
+    marks = [mark for mark, on in (("stale", result.get("stale")), ("doubted", result.get("doubt"))) if on]
+    note = f" ({', '.join(marks)})" if marks else ""
+    return Text(name + reason + note, style=VERDICT_STYLES.get(name, ""))
 
 
 def show_systems(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,6 +144,8 @@ def show_entry(entry: Mapping[str, Any], *, whole: bool = False) -> None:
         out.print(f"\nClaim: {entry['claim']['says']}", markup=False)
         result = Text("Verdict: ").append_text(verdict(entry))
         out.print(result.append(f"  {effect(entry)}") if entry["verdict"] else "Verdict: none yet")
+        if entry["doubt"]:
+            out.print(f"Doubted: {entry['doubt']}", markup=False)
     out.print(f"\nExample: {entry['example']}", markup=False)
 
 

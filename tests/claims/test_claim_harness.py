@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from attar import terminal
 from attar.claims.claim import Claim, Contrast, Precondition, check
 from attar.claims.harness import run_claim
 from attar.claims.jobs import outcome
@@ -368,6 +369,18 @@ def test_results_are_read_with_staleness_and_holm_marks(claim):
     assert stale["stale"] is True
     assert stale["survives_holm"] is None
     assert stale["verdict"] == "holds"
+
+
+def test_a_doubt_marks_a_result_until_the_claim_is_run_again(claim):
+    claim(Fake())
+    file = claim.folder / "toy.doubt.md"
+    file.write_text("The baseline was not tuned.\n")
+    doubted = results(claim.folder)["toy"]
+    assert doubted["doubt"] == "The baseline was not tuned."
+    assert terminal.verdict(doubted).plain == "holds (doubted)"
+    claim(Fake(), variant(seeds=6))
+    assert not file.exists()
+    assert results(claim.folder)["toy"]["doubt"] == ""
 
 
 @pytest.mark.parametrize(

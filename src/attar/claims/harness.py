@@ -299,6 +299,7 @@ class _Session:
         earlier = [*before.get("earlier", []), {k: before.get(k) for k in _LISTED}] if before else []
         result = {**result, "earlier": earlier}
         files.write_json(file, result)
+        results.doubt_file(file).unlink(missing_ok=True)
         self.say(f"written to {file}")
         return result
 
