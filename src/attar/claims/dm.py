@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -10,16 +11,20 @@ from attar.claims.condensation import AUGMENTS, NET, CondensationClaim, mean_ima
 from attar.methods.data.dm import DistributionMatching
 from attar.run import SGD, Run
 
+RANDOM = Contrast(method="dm", baseline="random", at="1 image a class, 300 steps of 64 real images", worst=0.1)
+
 
 class DistributionMatchingClaim(CondensationClaim):
-    """DM against random real images at one image a class, on Fashion-MNIST pooled to 14 pixels."""
+    """DM against random real images and the class mean at one image a class, on Fashion-MNIST pooled to 14 pixels."""
 
     id = "dm"
     title = "Dataset Condensation with Distribution Matching"
     says = "CIFAR-10, one image a class: 26.0 % against 15.4 % for random real images (arXiv 2110.04181, table 1)"
-    origin = "pilot without augmentation, one distillation: 55.8 ± 1.3 % random, 68.7 ± 1.0 % DM"
-    primary = Contrast(method="dm", baseline="random", at="1 image a class, 300 steps of 64 real images", worst=0.1)
-    secondary = (Contrast(method="dm", baseline="class mean", at="1 image a class", worst=0.1),)
+    origin = (
+        "pilot without augmentation, one distillation: 55.8 ± 1.3 % random, 68.7 ± 1.0 % DM; that the class mean has to "
+        "be beaten, and by how much, was written down after a first verdict, in which it was secondary: 5.2 points"
+    )
+    primary = (RANDOM, dataclasses.replace(RANDOM, baseline="class mean", expects=0.04, delta=0.02))
     expects = 0.10
     delta = 0.05
     seeds = 8
