@@ -21,8 +21,8 @@ class DistributionMatchingClaim(CondensationClaim):
     title = "Dataset Condensation with Distribution Matching"
     says = "CIFAR-10, one image a class: 26.0 % against 15.4 % for random real images (arXiv 2110.04181, table 1)"
     origin = (
-        "pilot without augmentation, one distillation: 55.8 ± 1.3 % random, 68.7 ± 1.0 % DM; that the class mean has to "
-        "be beaten, and by how much, was written down after a first verdict, in which it was secondary: 5.2 points"
+        "pilot without augmentation, one distillation: 55.8 ± 1.3 % random, 68.7 ± 1.0 % DM; that the class mean has "
+        "to be beaten, and by how much, was written down after a first verdict, in which it was secondary: 5.2 points"
     )
     primary = (RANDOM, dataclasses.replace(RANDOM, baseline="class mean", expects=0.04, delta=0.02))
     expects = 0.10
