@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -197,6 +198,11 @@ def test_stored_labels_teach_as_the_teacher_itself_does(data, teacher, tmp_path)
     torch.testing.assert_close(teacher.module(shown).softmax(1), probabilities, atol=2e-3, rtol=0)
     student = train(KnowledgeDistillation(student=NET, train=TRAIN, hard=0.5), data, told, tmp_path / "run")
     assert torch.isfinite(weights(student)).all()
+    for own in ("ps-kd", "cs-kd"):  # they look samples up in the data by number, however many views are stored
+        with Run(tmp_path / f"views for {own}", plan=Plan(threads=1)) as run:
+            views = LabelSamples(passes=2, views=Views())(run, teacher=teacher, data=data)
+        longer = dataclasses.replace(TRAIN, steps=8)
+        train(TrainStudent(student=NET, train=longer, objective=f"kd+{own}"), data, views, tmp_path / own)
     with pytest.raises(RecipeError, match="no features"):
         train(AttentionTransfer(student=NET, train=TRAIN), data, told, tmp_path / "features")
     moving = StudentTraining(steps=2, augment="flip")
@@ -259,7 +265,7 @@ def test_places_are_found_by_name(data):
 
 
 def test_the_ramp_counts_epochs_from_one():
-    assert [Progress(step, 40, 10).ramp(4) for step in (0, 9, 10, 39)] == [0.25, 0.25, 0.5, 1.0]
+    assert [Progress(step, 80, 10).ramp(0.5) for step in (0, 9, 10, 39, 79)] == [0.25, 0.25, 0.5, 1.0, 1.0]
     assert Progress(0, 40, 10).ramp(0) == 1.0
 
 

@@ -53,7 +53,7 @@ class NormAndDirectionClaim(VisionClaim):
         fields: dict[str, Any] = {"student": self.net, "train": self.training(trial), "hard": 1.0}
         if name == "kd":
             return KnowledgeDistillation(weight=trial["kd"], **fields)
-        return NormAndDirection(kd=trial["kd"], weight=trial["nd"], warmup_epochs=0, **fields)
+        return NormAndDirection(kd=trial["kd"], weight=trial["nd"], warmup_share=0, **fields)
 
 
 def features(student: Student, teacher: Student, splits: Splits) -> dict[str, float]:

@@ -20,8 +20,8 @@ from attar.nets.initialise import seeded
 from attar.run import SGD, Drop, Learner, Run
 from attar.run.optimizers import Optimizer, Schedule
 from attar.spec import method, spec
-from attar.train.taps import Seen, Told, answers, shapes
-from attar.train.teacher import Teacher, Teaching
+from attar.train.taps import EMBEDDING, Seen, Told, answers, shapes
+from attar.train.teacher import Ensemble, Teacher, Teaching
 from attar.train.training import Order, Training
 
 _CRD_DROPS = (150 / 240, 180 / 240, 210 / 240)
@@ -30,7 +30,10 @@ _KEPT = 2**28  # bytes, at most, of what a teacher says of all samples at the pl
 
 @spec
 class StudentTraining(Training):
-    """How a student is trained by a teacher. Defaults are the CRD benchmark's on CIFAR-100 (arXiv 1910.10699)."""
+    """How a student is trained by a teacher. Defaults are the CRD benchmark's on CIFAR-100 (arXiv 1910.10699).
+
+    One thing differs: crops are filled with the data's mean, where the benchmark's code fills them with black.
+    """
 
     epochs: int = Field(240, ge=1)  # passes over the data, unless `steps` are given
     batch: int = Field(64, ge=1)
@@ -42,6 +45,9 @@ class StudentTraining(Training):
     def total(self, count: int) -> int:
         """Return the number of optimizer steps for a set of `count` images."""
         return self.steps or self.epochs * -(-count // self.batch)
+
+
+_AS_THEY_ARE = StudentTraining(augment="none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +77,13 @@ class Progress:
     steps: int
     per_epoch: int
 
-    def ramp(self, epochs: float) -> float:
-        """Return a weight that grows with the epochs, counted from 1, and is 1 from epoch `epochs` on; 1 if that is 0.
+    def ramp(self, share: float) -> float:
+        """Return a weight that grows with the epochs, counted from 1, and is 1 from `share` of them on; 1 if that is 0.
 
-        >>> [Progress(step, 40, 10).ramp(4) for step in (0, 9, 10, 39)]
+        >>> [Progress(step, 40, 10).ramp(1.0) for step in (0, 9, 10, 39)]
         [0.25, 0.25, 0.5, 1.0]
         """
+        epochs = share * self.steps / self.per_epoch
         return min((self.step // self.per_epoch + 1) / epochs, 1.0) if epochs else 1.0
 
 
@@ -90,7 +97,21 @@ class Setting:
     teacher: nn.Module | None
     student_shapes: dict[str, torch.Size]
     teacher_shapes: dict[str, torch.Size]
-    augment: str = "none"  # how images are shown
+    train: StudentTraining = _AS_THEY_ARE  # of the student, whatever the parts of a sum give
+
+    def refuse_lone_image(self) -> None:
+        """Say that batch norm of vectors cannot learn from a batch of one image, before the first step.
+
+        Raises:
+            RecipeError: the last batch of an epoch holds one image.
+        """
+        if len(self.data) % self.train.batch == 1 and self.train.total(len(self.data)) * self.train.batch > len(
+            self.data
+        ):
+            raise RecipeError(
+                f"{len(self.data)} images in batches of {self.train.batch} leave one image alone, and batch norm of "
+                f"vectors needs two; take train.batch={self.train.batch + 1}"
+            )
 
 
 @method
@@ -104,7 +125,7 @@ class Objective:
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "student": {"depth": 2, "width": 16, "norm": "batch"},
-            "teaching": {"epochs": 3},
+            "teaching": {"epochs": 3, "augment": "none"},
             "train": {
                 "steps": 700,
                 "augment": "none",
@@ -114,10 +135,11 @@ class Objective:
     }
 
     foreign: ClassVar[bool] = False  # whether the teacher may have other classes, since its features alone are read
+    alone: ClassVar[str] = ""  # why it can be no part of a sum
 
     student: Net = ConvNet(depth=3, width=32, norm="batch")  # the network to be trained
     train: StudentTraining = StudentTraining()
-    teaching: Teaching = Teaching()  # of a teacher that is named as a network
+    teaching: Teaching = Teaching(augment="crop-and-flip")  # of a teacher that is named as a network
     hard: float = Field(1.0, ge=0)  # weight of the cross-entropy with the labels
     weight: float = Field(1.0, ge=0)  # of all that the teacher gives
 
@@ -166,7 +188,8 @@ class Objective:
 
     def teach(self, run: Run, module: nn.Module, data: Images, teacher: Any = None, loop: str = "distil") -> nn.Module:
         """Train a module in place, and return what the terms needed; several loops each have a name of their own."""
-        lessons = _Lessons(run, self, data, Teacher(()) if teacher is None else Teacher.of(teacher), module)
+        teaches = Teacher(()) if teacher is None else Teacher.of(teacher)
+        lessons = _Lessons(run, self, data, teaches, module, loop=loop)
         with seeded(run.rng("state")):  # the same in every process
             state = self.build(lessons.setting).to(run.device)
         steps = self.train.total(len(lessons))
@@ -180,6 +203,8 @@ class Objective:
             batch, student, told = lessons.step(step, state)
             found = list(self.weighed(state, progress, student, told, batch))
             found += [self.target(student, batch)] if self.hard else []
+            if not found:
+                raise RecipeError("every weight is 0, so there is nothing to learn; raise 'hard' or 'weight'")
             share = 1 if lessons.whole else run.world
             run.backward(_by_name(found, share), *every)
             for each in every:
@@ -200,7 +225,16 @@ def _by_name(terms: Sequence[Term], share: int) -> dict[str, Tensor]:
 class _Lessons:
     """Who shows what to whom: the batches of a training, and what student and teacher say of them."""
 
-    def __init__(self, run: Run, objective: Objective, data: Images, teacher: Teacher, student: nn.Module) -> None:
+    def __init__(
+        self,
+        run: Run,
+        objective: Objective,
+        data: Images,
+        teacher: Teacher,
+        student: nn.Module,
+        *,
+        loop: str = "distil",
+    ) -> None:
         self.run, self.objective, self.student = run, objective, student
         self.source: Any = data
         self.labels: Tensor | None = None
@@ -213,8 +247,11 @@ class _Lessons:
         elif teacher.members:
             self.teacher = teacher.ready(run, data, objective.teaching, foreign=objective.foreign)
         self.paths = objective.taps(student, self.teacher)
+        if isinstance(self.teacher, Ensemble) and EMBEDDING in self.paths[1]:
+            raise RecipeError("several teachers have no one 'embedding', and this objective reads it; name one teacher")
         self.setting = self._look(data)
-        self.order = Order(self.source, objective.train, run.rng)
+        order = "order" if loop == "distil" else f"order of {loop}"  # the next loop's is another
+        self.order = Order(self.source, objective.train, run.rng, order)
         self.whole = run.world > 1 and any(map(nets.batch_statistics, (student, *self._frozen())))
 
     def __len__(self) -> int:
@@ -225,27 +262,28 @@ class _Lessons:
         images, labels = self.order.batch(step)
         indices = self.order.plan.indices(step)
         batch = Batch(images, labels, indices, step)
-        stored = self._stored(batch)
-        alone = self.teacher is None and self.labels is None
-        if stored is not None and self.labels is not None:
-            batch = dataclasses.replace(batch, labels=self.labels[self.source.samples(indices)])
+        stored: Told | None = None
+        if self.labels is not None:
+            stored = Told(labels.clamp_min(torch.finfo(labels.dtype).tiny).log())
+            samples = self.source.samples(indices)
+            batch = dataclasses.replace(batch, labels=self.labels[samples], indices=samples)
         shown = self.objective.views(state, batch, self.student)
         student = Seen(self.run, self.student, shown.images, self.paths[0], whole=self.whole, frozen=False)
-        if alone:
+        if self.teacher is None and self.labels is None:
             return shown, student, Told(None)
-        if stored is not None and shown is batch:
-            return shown, student, stored
+        if shown is batch:
+            stored = stored or self._asked_once(batch)
+            if stored is not None:
+                return shown, student, stored
         if self.teacher is None:
             raise RecipeError("this objective changes what the teacher is shown, so it needs the teacher itself")
         return shown, student, Seen(self.run, self.teacher, shown.images, self.paths[1], whole=self.whole, frozen=True)
 
-    def _stored(self, batch: Batch) -> Told | None:
-        """Return what the teacher is known to say of a batch: stored, or asked for once where nothing changes it.
+    def _asked_once(self, batch: Batch) -> Told | None:
+        """Return what the teacher says of a batch, asked once for all images where nothing changes them; else None.
 
         Kept is what takes a quarter of a gigabyte at most; larger maps of more samples are asked for anew in each step.
         """
-        if self.labels is not None:
-            return Told(batch.labels.clamp_min(torch.finfo(batch.labels.dtype).tiny).log())
         size = 4 * len(self) * sum(math.prod(shape) for shape in self.setting.teacher_shapes.values())
         if self.teacher is None or self.objective.train.augment != "none" or size > _KEPT:
             return None
@@ -255,7 +293,8 @@ class _Lessons:
                 return None
             self._told = answers(self.teacher, self.source, self.paths[1])
         logits, found = self._told
-        return Told(logits[batch.indices], {path: told[batch.indices] for path, told in found.items()})
+        at_batch = {path: told[batch.indices] for path, told in found.items()}
+        return Told(logits[batch.indices], at_batch, self.paths[1])
 
     def _frozen(self) -> tuple[nn.Module, ...]:
         return () if self.teacher is None else (self.teacher,)
@@ -268,4 +307,4 @@ class _Lessons:
             raise RecipeError("stored labels hold no features, and this objective reads some; name the teacher itself")
         seen = shapes(self.student, two, mine) if mine else {}
         told = shapes(self.teacher, two, theirs) if self.teacher is not None and theirs else {}
-        return Setting(self.run, data, self.student, self.teacher, seen, told, self.objective.train.augment)
+        return Setting(self.run, data, self.student, self.teacher, seen, told, self.objective.train)

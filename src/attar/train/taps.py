@@ -153,9 +153,10 @@ class Seen:
         """Return the same forward with the places of one of several that read it."""
         return _Part(self, paths)
 
-    def of(self, images: Tensor) -> Seen:
-        """Return what the same network says of other images, in a forward of its own."""
-        return Seen(self.run, self.module, images, self.paths, whole=not self._shared, frozen=self._frozen)
+    def of(self, images: Tensor, *, frozen: bool | None = None) -> Seen:
+        """Return what the same network says of other images, in a forward of its own; `frozen` without a gradient."""
+        frozen = self._frozen if frozen is None else frozen
+        return Seen(self.run, self.module, images, self.paths, whole=not self._shared, frozen=frozen)
 
     def by(self, module: nn.Module) -> Seen:
         """Return what another network, which learns too, says of the same images."""
@@ -176,9 +177,11 @@ class _Part(Seen):
 class Told(Seen):
     """What was known before: stored soft labels, or a teacher that was asked once; nothing without a teacher."""
 
-    def __init__(self, logits: Tensor | None, found: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, logits: Tensor | None, found: Mapping[str, Tensor] | None = None, paths: Sequence[str] | None = None
+    ) -> None:
         self._logits, self._found = logits, dict(found or {})
-        self.paths = tuple(self._found)
+        self.paths = tuple(self._found if paths is None else paths)
 
     @property
     def logits(self) -> Tensor:
@@ -193,7 +196,7 @@ class Told(Seen):
 
     def only(self, paths: Sequence[str]) -> Seen:
         """Return the same with the places of one of several that read it."""
-        return Told(self._logits, {path: self._found[path] for path in paths if path in self._found})
+        return Told(self._logits, self._found, [path for path in paths if path in self._found])
 
     def at(self, path: str) -> Tensor:
         """Return what passed through a place, `[n, features]`.

@@ -72,10 +72,10 @@ class TensorSource:
 class Order:
     """Which samples a step reads, and how they are augmented: a pure function of the step."""
 
-    def __init__(self, source: Labelled, training: Training, rng: Stream) -> None:
+    def __init__(self, source: Labelled, training: Training, rng: Stream, name: str = "order") -> None:
         self.source, self.rng = source, rng
         self.augment = augmentation(training.augment)
-        self.plan = order_of(source, min(training.batch, len(source)), int(rng("order").initial_seed()))
+        self.plan = order_of(source, min(training.batch, len(source)), int(rng(name).initial_seed()))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the augmented inputs and the labels of a step."""

@@ -21,19 +21,21 @@ from attar.methods.model.places import before_activation, last_norm
 from attar.methods.model.regressors import hint_regressor
 from attar.methods.model.student import TrainStudent
 from attar.nets import CifarResNet, ConvNet, ViT
-from attar.run import SGD, Constant, Plan, Run
+from attar.run import SGD, Constant, Cosine, Plan, Run
 from attar.run.log import read as read_log
 from attar.spec import build, required_inputs
+from attar.train import training
 from attar.train.objective import Batch, Objective, Progress, StudentTraining, Term, _Lessons
-from attar.train.taps import Seen
+from attar.train.taps import Seen, Told
 from attar.train.teacher import Teacher
+from attar.train.training import order_of
 
 NET = ConvNet(depth=2, width=4, norm="batch")
 TRAIN = StudentTraining(steps=3, batch=8, augment="none", optimizer=SGD(lr=0.1), schedule=Constant())
 # id: default weight of all, weight of the labels, weights inside
 DEFAULTS: dict[str, tuple[float, float, dict[str, float]]] = {
     "kd": (0.9, 0.1, {"temperature": 4.0}),
-    "dkd": (1.0, 1.0, {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_epochs": 20}),
+    "dkd": (1.0, 1.0, {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_share": 20 / 240}),
     "nkd": (1.0, 1.0, {"gamma": 1.5, "temperature": 1.0}),
     "dist": (2.0, 1.0, {"inter": 1.0, "intra": 1.0, "temperature": 4.0}),
     "fitnet": (100.0, 1.0, {}),
@@ -48,12 +50,12 @@ DEFAULTS: dict[str, tuple[float, float, dict[str, float]]] = {
     "ofd": (1e-3, 1.0, {}),
     "ickd": (2.5, 1.0, {}),
     "cka": (1.0, 1.0, {}),
-    "reviewkd": (1.0, 1.0, {"warmup_epochs": 20, "widest": 512}),
+    "reviewkd": (1.0, 1.0, {"warmup_share": 20 / 240, "widest": 512}),
     "ab": (3e-3, 1.0, {"margin": 1.0, "initial": 0.125}),
     "ft": (200.0, 1.0, {"rate": 0.5, "initial": 0.125}),
     "fsp": (50.0, 1.0, {"initial": 0.125}),
     "label-smoothing": (1.0, 0.0, {"smoothing": 0.1}),
-    "tf-kd": (0.1, 0.9, {"correct": 0.99, "temperature": 20.0}),
+    "tf-kd": (0.1, 0.9, {"correct": 0.99, "temperature": 20.0, "student_temperature": 1.0, "softening": "softmax"}),
     "ban": (1.0, 1.0, {"temperature": 1.0, "generations": 3}),
     "ps-kd": (1.0, 0.0, {"share": 0.8}),
     "cs-kd": (1.0, 1.0, {"temperature": 4.0}),
@@ -92,7 +94,7 @@ class Lesson:
             self.student: Seen
             self.teacher: Seen
             self.batch, self.student, self.teacher = lessons.step(step, self.state)
-            self.progress = Progress(step, 100, 1)
+            self.progress = Progress(step, 240, 1)
             self.terms: dict[str, Term] = {}
             for term in objective.terms(self.state, self.progress, self.student, self.teacher, self.batch):
                 self.terms[term.name] = term
@@ -172,6 +174,16 @@ def test_logit_objectives_equal_their_formulas(lesson, data):
     scaled = lesson("dist", inter=0.5, intra=2.0, temperature=3.0, scaled=True)
     torch.testing.assert_close(scaled.value, 9 * found.value)
 
+    found = lesson("kd", standardise=True, temperature=2.0)
+    z, t = ((side - side.mean(1, keepdim=True)) / side.std(1, keepdim=True) for side in (z.float(), t.float()))
+    expected = 4 * nn.functional.kl_div((z / 2).log_softmax(1), (t / 2).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(found.value, expected, rtol=1e-4, atol=1e-5)
+    found = lesson("ban", temperature=3.0)
+    torch.testing.assert_close(found.value, losses.kl_divergence(found.student.logits, found.teacher.logits, 3.0))
+    found = lesson("dkd", temperature=2.0)
+    loss = losses.decoupled_kl(found.student.logits, found.teacher.logits, found.batch.labels, 2.0, beta=8.0)
+    torch.testing.assert_close(found.value, loss / 20)  # the first of twenty epochs
+
 
 def test_embedding_objectives_compare_what_the_heads_read(lesson):
     for id, loss in {"pkt": losses.probability_transfer, "cka": lambda s, t: 1 - losses.linear_cka(s, t)}.items():
@@ -194,6 +206,10 @@ def test_stage_objectives_compare_the_last_stages(lesson):
     found = lesson("sp")
     mine, theirs = (side.features(found.batch.images)[0] for side in (found.module, found.teacher.module))
     torch.testing.assert_close(found.value, losses.similarity_distance(mine[-1], theirs[-1]))
+    found = lesson("attention")
+    assert (len(mine), len(found.pairs())) == (2, 2)
+    expected = sum(losses.attention_distance(a, b) for a, b in zip(mine, theirs[1:], strict=True))
+    torch.testing.assert_close(found.value, expected)
     found = lesson("nst")
     expected = sum(losses.selectivity_distance(a, b) for a, b in zip(mine, theirs[1:], strict=True))
     torch.testing.assert_close(found.value, expected)
@@ -279,7 +295,7 @@ def test_margins_come_from_the_norm_that_ends_the_stage(data):
 
 
 def test_the_review_goes_from_the_embedding_upwards(lesson):
-    found = lesson("reviewkd", warmup_epochs=0)
+    found = lesson("reviewkd", warmup_share=0)
     assert found.student.paths == ("stage:-2", "stage:-1", "embedding")
     levels = [found.student.at(path) for path in found.student.paths]
     levels[2] = levels[2][..., None, None]
@@ -300,7 +316,7 @@ def test_the_review_goes_from_the_embedding_upwards(lesson):
     assert blocks[2].attention is None  # nothing is deeper
     assert {block.enter[0].out_channels for block in blocks} == {4}  # the last map's, not the flattened embedding's 16
     assert guesses[0].shape == wanted[0].shape
-    assert lesson("reviewkd").terms["review"].weight == 1 / 20  # epochs count from 1
+    assert lesson("reviewkd").terms["review"].weight == pytest.approx(1 / 20)  # epochs count from 1
 
 
 def test_smoothed_labels_and_the_virtual_teacher_by_hand(lesson):
@@ -309,10 +325,24 @@ def test_smoothed_labels_and_the_virtual_teacher_by_hand(lesson):
     target = nn.functional.one_hot(labels, 3) * 0.7 + 0.1
     torch.testing.assert_close(found.value, -(target * logits.log_softmax(1)).sum(1).mean())
     found = lesson("tf-kd", correct=0.9, temperature=2.0)
+    soft = (torch.full((8, 3), 0.05).scatter(1, labels[:, None], 0.9) / 2).softmax(1)
+    expected = (soft * (soft.log() - logits.log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(found.value, expected)
+    found = lesson("tf-kd", correct=0.9, temperature=2.0, student_temperature=None, softening="power")
     soft = torch.full((8, 3), 0.05).scatter(1, labels[:, None], 0.9).sqrt()
     soft = soft / soft.sum(1, keepdim=True)
     expected = (soft * (soft.log() - (logits / 2).log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(found.value, expected)
+
+
+def test_the_virtual_teacher_holds_back_who_is_sure(lesson):
+    found = lesson("tf-kd")
+    margin = torch.tensor(7.0, requires_grad=True)  # 0.998 for the label
+    student = Told(nn.functional.one_hot(found.batch.labels, 3) * margin)
+    terms = [*found.objective.weighed(None, found.progress, student, found.teacher, found.batch)]
+    terms.append(found.objective.target(student, found.batch))
+    sum(term.loss * term.weight for term in terms).backward()
+    assert margin.grad > 0
 
 
 @pytest.mark.parametrize("id", ["label-smoothing", "tf-kd", "ban", "ps-kd", "cs-kd", "byot"])
@@ -333,7 +363,14 @@ def test_each_generation_learns_from_the_one_before(data, teacher, tmp_path, mon
         taught.append((loop, before, sum(p.detach().sum().item() for p in module.parameters()), module))
         return teach(self, run, *given, loop=loop)
 
+    orders: list[int] = []
+
+    def order(source, batch, seed):
+        orders.append(seed)
+        return order_of(source, batch, seed)
+
     monkeypatch.setattr(Objective, "teach", spy)
+    monkeypatch.setattr(training, "order_of", order)
     with Run(tmp_path / "a", plan=Plan(threads=1)) as run:
         student = objective("ban", generations=2)(run, data=data)
     loops, teachers, starts, modules = zip(*taught, strict=True)
@@ -345,6 +382,7 @@ def test_each_generation_learns_from_the_one_before(data, teacher, tmp_path, mon
     with Run(tmp_path / "b", plan=Plan(threads=1)) as run:
         objective("ban", generations=1)(run, data=data, teacher=teacher)
     assert taught[0][1] is teacher
+    assert len(set(orders[:3])) == 3
     first = [record for record in read_log(tmp_path / "a" / "metrics.jsonl") if record["loop"] == "generation 0"]
     assert all(not any("parent" in name for name in record) for record in first)
 
@@ -416,6 +454,51 @@ def test_sums_of_them_train_and_leave_the_student_alone(data, teacher, tmp_path)
     with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
         student = made(run, data=data, teacher=teacher)
     assert set(student.tensors()) == set(nets.fresh(NET, data, torch.Generator()).state_dict())
+
+
+def test_the_parts_of_a_sum_follow_its_training(data, teacher, tmp_path):
+    whole = TrainStudent(student=NET, train=dataclasses.replace(TRAIN, steps=16), objective="kd+ft")
+    with Run(tmp_path / "run", plan=Plan(threads=1)) as run:
+        whole(run, data=data, teacher=teacher)
+    loops = [record["loop"] for record in read_log(tmp_path / "run" / "metrics.jsonl")]
+    assert (loops.count("paraphrase"), loops.count("distil")) == (2, 16)
+
+
+def test_the_labels_of_a_sum_are_read_as_its_part_that_changes_the_views_reads_them(data, teacher, open_run):
+    whole = TrainStudent(student=NET, train=TRAIN, hard=0.5, objective="kd+sla")
+    images = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(4, 0)
+    images[1::4] += 5.0  # what is said of the other views does not count
+    labels = torch.tensor([0, 1]).repeat_interleave(4)
+    term = whole.target(Told(images), Batch(images, labels, labels, 0))
+    assert term.weight == 0.5
+    torch.testing.assert_close(term.loss, nn.functional.cross_entropy(images[::4], labels[::4]))
+
+
+def test_what_cannot_be_trained_is_told_before_the_first_step(data, teacher, open_run):
+    def refused(made, images, told, words):
+        with open_run() as run, pytest.raises(RecipeError, match=words):
+            made(run, data=images, teacher=told)
+
+    whole = TrainStudent(student=NET, train=TRAIN, objective="ban+sp")
+    refused(whole, data, teacher, "one generation behind the other")
+    for id in ("rkd", "pkt", "cc", "crd", "cka"):
+        refused(objective(id), data, [teacher, teacher], "no one 'embedding'")
+    refused(objective("kd", weight=0.0, hard=0.0), data, teacher, "every weight is 0")
+    with pytest.raises(RecipeError, match="power"):
+        objective("attention", power=0.5)
+    lone = data.subset(torch.arange(9))
+    for id, fields in {"reviewkd": {}, "nd": {"student": ConvNet(depth=2, width=6)}}.items():
+        refused(objective(id, **fields), lone, teacher, r"leave one image alone.*batch=9")
+    with open_run() as run:  # one that ends before
+        objective("reviewkd", train=dataclasses.replace(TRAIN, steps=1))(run, data=lone, teacher=teacher)
+
+
+def test_a_place_may_be_compared_twice_however_the_teacher_is_asked(data, teacher, tmp_path):
+    pairs = ("stages.0=stages.2", "stages.1=stages.2")
+    for augment in ("none", "flip"):
+        train = dataclasses.replace(TRAIN, steps=8, augment=augment)
+        with Run(tmp_path / augment, plan=Plan(threads=1)) as run:
+            assert isinstance(objective("sp", pairs=pairs, train=train)(run, data=data, teacher=teacher), Student)
 
 
 def test_simkd_answers_through_the_teachers_own_head(data, teacher, tmp_path):
@@ -528,6 +611,31 @@ def test_features_come_first_and_labels_alone_behind(id, data, teacher, tmp_path
     assert not any("labels" in name for record in first for name in record)
     assert {name for record in second for name in record if "/" in name} == {"student/labels"}
     assert set(student.tensors()) == set(nets.fresh(made.student, data, torch.Generator()).state_dict())
+
+
+@pytest.mark.parametrize("id", ["ab", "fsp"])
+def test_the_first_stage_has_a_constant_rate_and_the_second_needs_labels(id, data, teacher, open_run, monkeypatch):
+    taught = []
+    monkeypatch.setattr(Objective, "teach", lambda self, *given: taught.append(self.train.schedule))
+    made = objective(id, train=dataclasses.replace(TRAIN, schedule=Cosine(warmup=1)))
+    with open_run() as run:
+        made(run, data=data, teacher=teacher)
+        assert taught == [None, Cosine(warmup=1)]
+        with pytest.raises(RecipeError, match="'hard' is above 0"):
+            dataclasses.replace(made, hard=0.0)(run, data=data, teacher=teacher)
+
+
+@pytest.mark.parametrize("id", ["dkd", "reviewkd", "nd", "talking-models"])
+@pytest.mark.parametrize("images", [1000, 60_000])
+def test_a_small_run_soon_has_the_whole_weight(id, images):
+    made: Any = build(ledger.method_class(id), {}, preset="small")
+    steps, per_epoch = made.train.total(images), -(-images // made.train.batch)
+    assert Progress(steps // 5, steps, per_epoch).ramp(made.warmup_share) == 1.0
+
+
+def test_a_teacher_that_is_trained_sees_what_the_benchmark_shows_it():
+    assert objective("kd", train=StudentTraining()).teaching.augment == StudentTraining().augment == "crop-and-flip"
+    assert build(ledger.method_class("kd"), {}, preset="small").teaching.augment == "none"
 
 
 @pytest.mark.parametrize("id", ["attention", "nst", "vid", "ofd", "ft", "reviewkd", "ickd"])

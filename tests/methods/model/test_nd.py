@@ -57,7 +57,7 @@ def test_short_features_gain_from_length_and_long_ones_from_direction_alone():
 
 
 def test_kd_has_a_weight_of_its_own_that_grows_and_nd_does_not():
-    method = NormAndDirection(weight=3.0, kd=2.0, warmup_epochs=4)
+    method = NormAndDirection(weight=3.0, kd=2.0, warmup_share=1.0)
     features, logits = torch.eye(2), torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
     first, later = (terms(method, features, features, logits, Progress(step, 40, 10)) for step in (0, 39))
     assert (first["nd"].weight, later["nd"].weight) == (3.0, 3.0)
@@ -116,7 +116,8 @@ def test_features_turn_towards_their_class_and_grow(data, teacher, open_run):
 
 def test_the_defaults_are_the_papers_and_alone_it_brings_kd():
     method = build(NormAndDirection, preset="paper")
-    assert (method.weight, method.kd, method.temperature, method.warmup_epochs, method.hard) == (2.0, 1.0, 4.0, 20, 1.0)
+    found = (method.weight, method.kd, method.temperature, method.warmup_share, method.hard)
+    assert found == (2.0, 1.0, 4.0, 20 / 240, 1.0)
     assert method.train.optimizer == SGD(lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     assert [method.train.schedule.factor(step, 240) for step in (149, 150, 180, 210)] == pytest.approx(
         [1, 0.1, 0.01, 0.001]

@@ -19,7 +19,7 @@ from attar.train.teacher import Teacher
 
 NET = ConvNet(depth=2, width=4, norm="batch")
 TRAIN = StudentTraining(steps=5, batch=6, augment="none", optimizer=SGD(lr=0.1), schedule=Cosine())
-METHOD = TalkingModels(student=NET, train=TRAIN, hidden=8, message=3, warmup_epochs=0)
+METHOD = TalkingModels(student=NET, train=TRAIN, hidden=8, message=3, warmup_share=0)
 
 
 class Scene:
@@ -37,7 +37,7 @@ class Scene:
         told = Told(*read(self.teacher, self.images, [EMBEDDING]))
         self.h_s, self.h_t = seen.embedding, told.embedding
         batch = Batch(self.images, self.labels, torch.arange(6), 0)
-        self.terms = {term.name: term for term in method.weighed(self.state, Progress(0, 10, 10), seen, told, batch)}
+        self.terms = {term.name: term for term in method.weighed(self.state, Progress(0, 40, 10), seen, told, batch)}
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_gradients_stop_where_they_should(scene):
 
 
 def test_replies_count_only_when_they_are_no_more_noise(scene):
-    set_up = scene(dataclasses.replace(METHOD, warmup_epochs=4))
+    set_up = scene(dataclasses.replace(METHOD, warmup_share=1.0))
     weights = {name: term.weight for name, term in set_up.terms.items()}
     assert weights == {"task": 0.25, "consistency": 1.0, "alignment": 1.0, "transfer": 0.25}
 

@@ -23,7 +23,7 @@ class AttentionTransfer(Objective):
     """
 
     weight: float = Field(1000.0, ge=0)  # belongs to the mean over places that `form="code"` takes
-    power: float = Field(2.0, gt=0)
+    power: float = Field(2.0, ge=1)
     form: Literal["code", "paper"] = "code"
     pairs: tuple[str, ...] = ()  # places "student=teacher"; none: the last stages, as many as both have
 

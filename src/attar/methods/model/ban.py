@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -23,7 +23,11 @@ class BornAgain(Objective):
 
     L = hard · CE + weight · T² · KL(σ(z_(k−1) / T) ‖ σ(z_k / T)). The first generation learns from the labels, or from
     a teacher where one is named; the last one comes out. Every generation is trained as long as a student of its own.
+    The paper's mean over generations is an ensemble: `teacher=runs/a,runs/b` names one.
     """
+
+    version: ClassVar = 2
+    alone: ClassVar = "trains one generation behind the other"
 
     generations: int = Field(3, ge=1)  # trained after the first
     temperature: float = Field(1.0, gt=0)

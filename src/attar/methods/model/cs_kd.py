@@ -41,7 +41,7 @@ class ClassWiseSelfKD(Objective):
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield the divergence from what the student says of the partners."""
-        told = student.of(state.shown(batch)).logits.detach()
+        told = student.of(state.shown(batch), frozen=True).logits
         yield Term("class", losses.kl_divergence(student.logits, told, self.temperature))
 
 
@@ -50,7 +50,7 @@ class _Partners(nn.Module):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self._data, self._rng, self._augment = setting.data, setting.run.rng, augmentation(setting.augment)
+        self._data, self._rng, self._augment = setting.data, setting.run.rng, augmentation(setting.train.augment)
         self._labels = setting.data.labels.cpu()
         self._counts = torch.bincount(self._labels, minlength=setting.data.num_classes)
         self._starts = self._counts.cumsum(0) - self._counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -21,14 +21,16 @@ class DecoupledKD(Objective):
     α = 1 and β = 1 − p_t(y), which keeps the other classes quiet just where the teacher is sure.
     """
 
+    version: ClassVar = 2
+
     alpha: float = Field(1.0, ge=0)  # weight of the target class
     beta: float = Field(8.0, ge=0)  # weight of the other classes; 6 for VGG and WRN pairs, 2 for resnet56 → 20
     temperature: float = Field(4.0, gt=0)
-    warmup_epochs: float = Field(20, ge=0)  # until the term has its whole weight
+    warmup_share: float = Field(20 / 240, ge=0, le=1)  # of the epochs, until the term has its whole weight
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield the decoupled divergence."""
         loss = losses.decoupled_kl(
             student.logits, teacher.logits, batch.labels, self.temperature, alpha=self.alpha, beta=self.beta
         )
-        yield Term("dkd", loss, progress.ramp(self.warmup_epochs))
+        yield Term("dkd", loss, progress.ramp(self.warmup_share))

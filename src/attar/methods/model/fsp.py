@@ -24,7 +24,8 @@ class SolutionFlow(InitialisesFeatures):
     """Take over the flow between stages, then learn the labels (Yim et al. 2017, "A Gift from Knowledge Distillation").
 
     First stage: weight · Σ mean (G_s − G_t)², with G the products of the channels of a stage and the next, divided by
-    their places. Second stage: hard · CE. Student and teacher need equally many channels at each place.
+    their places. Second stage: hard · CE. Student and teacher need equally many channels at each place. The benchmark's
+    code also compares the flow from the first convolution to the first stage: name such places with `pairs`.
     """
 
     weight: float = Field(50.0, ge=0)

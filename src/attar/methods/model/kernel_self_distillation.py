@@ -40,7 +40,7 @@ class SelfDistillation(Objective):
     of a grid. There is no teacher. Borup & Andersen 2021, arXiv 2102.13088.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar = {
         "small": {
             **_SMALL,

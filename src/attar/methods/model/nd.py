@@ -29,7 +29,7 @@ class NormAndDirection(Objective):
     `objective=dkd+nd:2`; taken alone, its presets bring KD with it (KD++).
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar = {"small": {**_SMALL, "kd": 1.0}, "paper": {"kd": 1.0}}
 
     train: StudentTraining = StudentTraining(
@@ -40,7 +40,7 @@ class NormAndDirection(Objective):
     weight: float = Field(2.0, ge=0)  # of ND: 0.5 to 4 by pair, 2 for resnet56 → 20 and resnet32x4 → 8x4
     kd: float = Field(0.0, ge=0)  # weight of KD beside it: 1 for resnet56 → 20, 3.5 for resnet32x4 → 8x4
     temperature: float = Field(4.0, gt=0)  # of KD
-    warmup_epochs: float = Field(20, ge=0)  # until KD has its whole weight; ND has it from the start
+    warmup_share: float = Field(20 / 240, ge=0, le=1)  # of the epochs, until KD has its whole weight; ND starts with it
     dropout: float = Field(0.5, ge=0, lt=1)  # before the linear map between embeddings of different sizes
 
     def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
@@ -53,6 +53,8 @@ class NormAndDirection(Objective):
         (mine,), (theirs,) = setting.student_shapes[EMBEDDING], setting.teacher_shapes[EMBEDDING]
         state = nn.Module()
         state.register_buffer("means", class_means(setting.teacher, setting.data), persistent=False)
+        if mine != theirs:
+            setting.refuse_lone_image()
         fits = [nn.BatchNorm1d(mine), nn.Dropout(self.dropout), nn.Linear(mine, theirs)]
         state.fit = nn.Identity() if mine == theirs else nn.Sequential(*fits)
         return state
@@ -64,7 +66,7 @@ class NormAndDirection(Objective):
         if self.kd and self.weight:
             loss = losses.kl_divergence(student.logits, teacher.logits, self.temperature)
             # `weight` multiplies every term, and KD has a weight of its own
-            yield Term("kd", loss, self.kd / self.weight * progress.ramp(self.warmup_epochs))
+            yield Term("kd", loss, self.kd / self.weight * progress.ramp(self.warmup_share))
 
 
 def class_means(teacher: nn.Module, data: Images) -> Tensor:

@@ -59,7 +59,7 @@ class ProgressiveSelfKD(Objective):
                 f"{progress.steps} steps see no image twice, since an epoch has {progress.per_epoch}, so there is no "
                 "epoch before to learn from; raise train.steps, or count epochs: train.steps=null train.epochs=10"
             )
-        share = self.share * progress.ramp(progress.steps / progress.per_epoch)
+        share = self.share * progress.ramp(1.0)
         yield Term("labels", nn.functional.cross_entropy(student.logits, batch.labels), 1 - share)
         yield Term("past", losses.soft_cross_entropy(student.logits, state.past[batch.indices]), share)
 

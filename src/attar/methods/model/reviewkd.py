@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -26,8 +26,10 @@ class KnowledgeReview(ComparesStages):
     name the stages, shallow to deep; the embeddings follow as the last level.
     """
 
+    version: ClassVar = 2
+
     weight: float = Field(1.0, ge=0)  # of each pair: 5 for resnet32x4 → 8x4, 8 for ResNet-50 → MobileNet on ImageNet
-    warmup_epochs: float = Field(20, ge=0)  # until the term has its whole weight
+    warmup_share: float = Field(20 / 240, ge=0, le=1)  # of the epochs, until the term has its whole weight
     widest: int = Field(512, ge=1)  # channels passed up the chain, at most
 
     def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
@@ -38,7 +40,8 @@ class KnowledgeReview(ComparesStages):
         return [*mine, EMBEDDING], [*theirs, EMBEDDING]
 
     def build(self, setting: Setting) -> nn.Module:
-        """Return the chain."""
+        """Return the chain, whose blocks normalise embeddings over the batch."""
+        setting.refuse_lone_image()
         student, teacher = zip(*self.sizes(setting), strict=True)
         return FusionChain(student, teacher, widest=self.widest)
 
@@ -49,4 +52,4 @@ class KnowledgeReview(ComparesStages):
             losses.hierarchical_context_distance(guess, told.view_as(guess))
             for guess, told in zip(state(mine), theirs, strict=True)
         ]
-        yield Term("review", total(distances), progress.ramp(self.warmup_epochs))
+        yield Term("review", total(distances), progress.ramp(self.warmup_share))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -32,6 +32,8 @@ class ReusedClassifier(Objective):
     teacher's. It cannot be part of a sum.
     """
 
+    alone: ClassVar = "replaces the student's head"
+
     hard: float = Field(0.0, ge=0)  # weight of the cross-entropy with the labels
     factor: int = Field(2, ge=1)  # the projector's width inside is the teacher's channels divided by it
 
@@ -52,8 +54,6 @@ class ReusedClassifier(Objective):
 
     def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
         """Return the projected map and the teacher's last one."""
-        if not isinstance(student, ReusedHead):
-            raise RecipeError("simkd replaces the student's head, so it is no part of a sum; run it alone")
         return ["projector"], ["stage:-1"]
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:

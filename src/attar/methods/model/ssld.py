@@ -38,6 +38,7 @@ class LabelFreeDistillation(Objective):
     Images of the pool that show an image of `held_out`, such as the test set's, are left out. Source: arXiv 2103.05959.
     """
 
+    version: ClassVar = 2
     presets: ClassVar = {
         "small": {
             **Objective.presets["small"],

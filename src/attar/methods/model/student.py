@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -56,8 +57,12 @@ class TrainStudent(Objective):
         """Return the places that any part reads.
 
         Raises:
-            RecipeError: two parts change what is shown.
+            RecipeError: two parts change what is shown, or one is no part of a sum.
         """
+        for part in self.objective:
+            if part.alone and len(self.objective) > 1:
+                name = type(part).__name__
+                raise RecipeError(f"{name} {part.alone}, so it is no part of a sum; run it alone")
         changing = [type(part).__name__ for part in self.objective if type(part).views is not Objective.views]
         if len(changing) > 1:
             raise RecipeError(
@@ -85,6 +90,14 @@ class TrainStudent(Objective):
         """Yield the terms of all parts, each with its weight."""
         for part, own, (mine, theirs) in zip(self.objective, state.own, state.paths, strict=True):
             yield from part.weighed(own, progress, student.only(mine), teacher.only(theirs), batch)
+
+    def target(self, student: Seen, batch: Batch) -> Term:
+        """Return what the labels give, as the part that changes what is shown reads them."""
+        for part in self.objective:
+            if type(part).target is not Objective.target:
+                found: Term = dataclasses.replace(part, hard=self.hard).target(student, batch)
+                return found
+        return super().target(student, batch)
 
     def after(self, state: Any, student: Seen, teacher: Seen, batch: Batch) -> None:
         """Let each part change what its next step will read."""

@@ -33,7 +33,7 @@ class TalkingModels(Objective):
     gain into the student that remains alone. The teacher may have other classes: its features alone are read.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     foreign: ClassVar = True
 
     rounds: int = Field(1, ge=0)  # of question and reply; 0: the teacher's own message alone
@@ -44,7 +44,9 @@ class TalkingModels(Objective):
     consistency: float = Field(1.0, ge=0)
     alignment: float = Field(1.0, ge=0)
     transfer: float = Field(1.0, ge=0)
-    warmup_epochs: float = Field(10, ge=0)  # over which task and transfer grow: replies are noise at first
+    warmup_share: float = Field(
+        0.1, ge=0, le=1
+    )  # of the epochs, in which task and transfer grow: replies start as noise
     talk_optimizer: Optimizer = AdamW(lr=1e-3)  # of encoders and decoders
     form: Literal["messages", "hint"] = "messages"  # hint: the control, the same modules map h_S to h_T and no more
 
@@ -85,7 +87,7 @@ class TalkingModels(Objective):
         for _ in range(self.rounds):
             reply = theirs.encode(theirs.hear(mine.encode(heard[-1])))
             heard[-1] = mine.hear(reply)
-        ramp = progress.ramp(self.warmup_epochs)
+        ramp = progress.ramp(self.warmup_share)
         said = [losses.cross_entropy(mine.answer(state_after), batch.labels) for state_after in heard]
         yield Term("task", sum(said[1:], said[0]), self.task * ramp)
         both = [
