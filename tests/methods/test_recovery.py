@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from attar.artifacts import Student
+from attar.data import augmentation
 from attar.errors import AttarError, DataError, RecipeError
 from attar.methods.data.cda import CurriculumSynthesis
 from attar.methods.data.dm import DistributionMatching
 from attar.methods.data.dwa import DirectedAdjustment
+from attar.methods.data.infer import FeatureCompensator
 from attar.methods.data.recovery.crops import Crops
 from attar.methods.data.recovery.recover import Adjustment, Batch, Recoverer, Recovery, valid
 from attar.methods.data.recovery.teacher import BatchNorms, Logits, ascend, logits_of, rolled
@@ -383,3 +385,12 @@ def test_learning_nothing_leaves_the_real_images(open_run, tiny_images, teacher)
     for image, label in zip(made.images, made.labels, strict=True):
         apart = (data.normalised(data.by_class[label]) - image).abs().amax((1, 2, 3))
         assert float(apart.min()) < 1e-6
+
+
+# -------------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize("cls", [SqueezeRecover, CurriculumSynthesis, DirectedAdjustment, FeatureCompensator])
+def test_teachers_see_crops_and_flips_together(cls):
+    shown = augmentation(build(cls, preset="paper").squeeze.augment)
+    assert (shown.operations, shown.always_flip) == (("crop",), True)

@@ -76,7 +76,7 @@ class FeatureCompensator(Recovery):
         batch=128,
         optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
         schedule=Cosine(),
-        augment="crop_flip",
+        augment="crop-and-flip",
     )  # of the networks
 
     def __call__(self, run: Run, *, data: Images) -> DistilledSet:

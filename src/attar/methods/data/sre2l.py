@@ -57,7 +57,7 @@ class SqueezeRecover(Recovery):
         batch=128,
         optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
         schedule=Cosine(),
-        augment="crop_flip",
+        augment="crop-and-flip",
     )  # of the teacher; the paper's for 32 px
 
     def __call__(self, run: Run, *, data: Images, teacher: Student | None = None) -> DistilledSet:
