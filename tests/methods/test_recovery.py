@@ -19,7 +19,7 @@ from attar.methods.data.recovery.crops import Crops
 from attar.methods.data.recovery.recover import Adjustment, Batch, Recoverer, Recovery, valid
 from attar.methods.data.recovery.teacher import BatchNorms, Logits, ascend, logits_of, rolled
 from attar.methods.data.sre2l import SqueezeRecover
-from attar.nets import ConvNet, fresh
+from attar.nets import ConvNet, MobileNetV2, ResNet50, ShuffleNetV2, fresh
 from attar.run import SGD, Adam
 from attar.spec import build
 from attar.train.training import Training
@@ -198,6 +198,12 @@ def test_rolls_are_common_and_stay_within_the_jitter():
         assert int((moved[1, 0] == 25).nonzero()[0] @ torch.tensor([5, 1])) == place
         offsets.add(divmod(place, 5))
     assert offsets == {(down, right) for down in range(3) for right in range(3)}
+
+
+@pytest.mark.parametrize("net", [MobileNetV2(multiplier=0.125), ShuffleNetV2(multiplier=0.5), ResNet50(width=2)])
+def test_a_network_whose_batch_norms_are_no_choice_is_a_teacher(open_run, tiny_images, net):
+    made = recovered(open_run, tiny_images(), net=net, squeeze=Training(steps=1, batch=12), steps=1, ipc=1)
+    assert torch.isfinite(made.images).all()
 
 
 # ------------------------------------------------------------------ bad input

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attar import losses
+from attar import losses, nets
 from attar.artifacts import Student, load
 from attar.data import Images
 from attar.errors import AttarError, DataError, RecipeError
@@ -50,7 +50,7 @@ def taught(
         RecipeError: it has no batch norm with running statistics.
     """
     if given is None:
-        if getattr(net, "norm", None) != "batch":  # said before anything is trained
+        if not nets.batch_statistics(nets.fresh(net, data, torch.Generator())):  # said before anything is trained
             raise _no_statistics(net.label)
         made: Student = run.stage(name, TrainNetwork(net=net, training=training), data=data)
         return made
