@@ -128,4 +128,19 @@ def test_what_cannot_be_paid_for_and_what_has_no_batch_norm_is_refused(open_run,
 def test_presets_build():
     small = build(FeatureCompensator, preset="small")
     assert [net.label for net in small.nets] == ["ConvNet-2 w32 BN", "ResNet18 w8 BN"]
-    assert len(build(FeatureCompensator, preset="paper").nets) == 4
+    paper = build(FeatureCompensator, preset="paper")
+    assert [net.label for net in paper.nets] == ["ResNet18 BN", "MobileNetV2 ×1", "VGG11 BN", "ShuffleV1 w200 g2"]
+
+
+def test_the_papers_networks_make_a_set(open_run, tiny_images):
+    slim = [
+        {"kind": "resnet18", "width": 4, "norm": "batch"},
+        {"kind": "mobilenetv2", "multiplier": 0.125},
+        {"kind": "shufflev1", "groups": 2, "width": 32},
+    ]
+    settings = {"ipc": 2, "steps": 1, "nets": slim, "squeeze.steps": 1, "squeeze.optimizer.lr": 1e-3}
+    method = build(FeatureCompensator, settings, preset="paper")
+    with open_run() as run:
+        made = method(run, data=tiny_images(classes=4, channels=3, each=6))
+    assert made.by_class().shape == (4, 4, 3, 8, 8)  # one natural image and three compensated
+    assert torch.isfinite(made.images).all()
