@@ -400,3 +400,14 @@ def test_learning_nothing_leaves_the_real_images(open_run, tiny_images, teacher)
 def test_teachers_see_crops_and_flips_together(cls):
     shown = augmentation(build(cls, preset="paper").squeeze.augment)
     assert (shown.operations, shown.always_flip) == (("crop",), True)
+
+
+@pytest.mark.parametrize(
+    ("cls", "preset", "wanted"),
+    [
+        (DirectedAdjustment, "tiny-imagenet", {"alpha": 0.01, "steps": 2000, "classes": 200, "jitter": 4}),
+    ],
+)
+def test_presets_are_the_official_scripts(cls, preset, wanted):
+    method = build(cls, preset=preset)
+    assert {name: getattr(method, name) for name in wanted} == wanted

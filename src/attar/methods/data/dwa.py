@@ -30,7 +30,7 @@ class DirectedAdjustment(SqueezeRecover):
         "tiny-imagenet": {
             "steps": 2000,
             "optimizer": {**PIXELS, "lr": 0.1},
-            "alpha": 1.0,
+            "alpha": 0.01,
             "jitter": 4,
             "classes": 200,
             **DIRECTED,
