@@ -189,15 +189,17 @@ def test_static_labels_are_what_the_teacher_says_at_that_temperature(open_run, t
     torch.testing.assert_close(made.labels, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_rolls_are_common_and_stay_within_the_jitter():
-    images = torch.arange(2 * 25.0).view(2, 1, 5, 5)
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_rolls_are_common_and_stay_within_the_jitter(both_ways):
+    images = torch.arange(2 * 49.0).view(2, 1, 7, 7)
     offsets = set()
-    for seed in range(200):
-        moved = rolled(images, 2, torch.Generator().manual_seed(seed))
-        place = int((moved[0, 0] == 0).nonzero()[0] @ torch.tensor([5, 1]))
-        assert int((moved[1, 0] == 25).nonzero()[0] @ torch.tensor([5, 1])) == place
-        offsets.add(divmod(place, 5))
-    assert offsets == {(down, right) for down in range(3) for right in range(3)}
+    for seed in range(400):
+        moved = rolled(images, 2, torch.Generator().manual_seed(seed), both_ways=both_ways)
+        place = int((moved[0, 0] == 0).nonzero()[0] @ torch.tensor([7, 1]))
+        assert int((moved[1, 0] == 49).nonzero()[0] @ torch.tensor([7, 1])) == place
+        offsets.add(divmod(place, 7))
+    sides = {number % 7 for number in range(-2 if both_ways else 0, 3)}
+    assert offsets == {(down, right) for down in sides for right in sides}
 
 
 @pytest.mark.parametrize("net", [MobileNetV2(multiplier=0.125), ShuffleNetV2(multiplier=0.5), ResNet50(width=2)])
@@ -405,7 +407,9 @@ def test_teachers_see_crops_and_flips_together(cls):
 @pytest.mark.parametrize(
     ("cls", "preset", "wanted"),
     [
-        (DirectedAdjustment, "tiny-imagenet", {"alpha": 0.01, "steps": 2000, "classes": 200, "jitter": 4}),
+        (SqueezeRecover, "tiny-imagenet", {"alpha": 1.0, "steps": 4000, "jitter": 4, "both_ways": True}),
+        (CurriculumSynthesis, "tiny-imagenet", {"alpha": 0.05, "steps": 4000, "jitter": 4, "both_ways": False}),
+        (DirectedAdjustment, "tiny-imagenet", {"alpha": 0.01, "steps": 2000, "jitter": 4, "both_ways": False}),
     ],
 )
 def test_presets_are_the_official_scripts(cls, preset, wanted):

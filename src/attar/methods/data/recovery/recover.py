@@ -38,6 +38,7 @@ class Recovery:
     variance_weight: float = Field(1.0, ge=0)  # of variances against means; DWA: 11, on ImageNet 2
     crops: Crops | None = Crops()  # none: whole pictures, as the paper has it on CIFAR
     jitter: int = Field(32, ge=0)  # pixels, the largest roll; 4 for images of 32 and 64 px
+    both_ways: bool = False  # rolls go up and to the left, too: the official code's on Tiny-ImageNet, and there alone
     adjustment: Adjustment | None = None  # of the teacher before every batch (DWA)
 
 
@@ -150,7 +151,7 @@ class Recoverer:
         step = number * recovery.steps + inner  # as if batches came one by one, whatever the number of processes
         if recovery.crops is not None:
             images = recovery.crops(images, inner, recovery.steps, self.run.key("crop", step))
-        images = rolled(images, recovery.jitter, self.run.rng("roll", step))
+        images = rolled(images, recovery.jitter, self.run.rng("roll", step), both_ways=recovery.both_ways)
         logits = logits_of(self.networks[batch.network], images)
         distance = self.norms[batch.network].distance(
             first_weight=recovery.first_weight, variance_weight=recovery.variance_weight

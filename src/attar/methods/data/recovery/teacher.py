@@ -120,11 +120,14 @@ def ascend(
     network.requires_grad_(False)
 
 
-def rolled(images: Tensor, jitter: int, rng: torch.Generator) -> Tensor:
-    """Return all images rolled by one offset, drawn from 0 to `jitter` pixels down and to the right."""
+def rolled(images: Tensor, jitter: int, rng: torch.Generator, *, both_ways: bool = False) -> Tensor:
+    """Return all images rolled by one offset, drawn from 0 to `jitter` pixels down and to the right.
+
+    `both_ways`: from −jitter on, so that they are rolled up and to the left as well.
+    """
     if not jitter:
         return images
-    down, right = torch.randint(0, jitter + 1, (2,), generator=rng).tolist()
+    down, right = torch.randint(-jitter if both_ways else 0, jitter + 1, (2,), generator=rng).tolist()
     return images.roll((down, right), (2, 3))
 
 
