@@ -66,11 +66,15 @@ def hugging_face(data):
 # --------------------------------------------------------------------- the loop
 
 
-def test_one_batch_is_the_formula_written_by_hand(open_run, tiny_images, teacher):
+@pytest.mark.parametrize("crops", [None, Crops(smallest=0.3, curriculum="cosine")])
+@pytest.mark.parametrize("rolls", [{"jitter": 0}, {"jitter": 5}, {"jitter": 5, "both_ways": True}])
+def test_one_batch_is_the_formula_written_by_hand(open_run, tiny_images, teacher, rolls, crops):
     data = tiny_images(channels=3)
-    got = recovered(open_run, data, teacher=teacher, ipc=1, steps=4, first_weight=3.0, variance_weight=2.0)
+    fields = {"ipc": 1, "steps": 4, "first_weight": 3.0, "variance_weight": 2.0, "crops": crops}
+    got = recovered(open_run, data, teacher=teacher, **rolls, **fields)
     with open_run() as run:
         x = torch.randn(3, 3, 8, 8, generator=run.rng("init"))
+        drawn = [(run.key("crop", step), run.rng("roll", step)) for step in run.loop("recover", 4)]
     network, labels = copy.deepcopy(teacher.module).eval(), torch.arange(3)
     (norm,) = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     seen = []
@@ -78,9 +82,12 @@ def test_one_batch_is_the_formula_written_by_hand(open_run, tiny_images, teacher
     x.requires_grad_()
     optimizer = torch.optim.Adam([x], lr=0.1, betas=(0.5, 0.9))
     low, high = (0 - 0.5) / 0.25, (1 - 0.5) / 0.25
-    for step in range(4):
+    jitter, offsets = rolls["jitter"], []
+    for step, (key, rng) in enumerate(drawn):
         optimizer.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * step / 4)) / 2
-        loss = functional.cross_entropy(network(x), labels)
+        offsets.append(torch.randint(-jitter if "both_ways" in rolls else 0, jitter + 1, (2,), generator=rng).tolist())
+        shown = x if crops is None else crops(x, step, 4, key)
+        loss = functional.cross_entropy(network(shown.roll(offsets[-1], (2, 3))), labels)
         mean, variance = seen[-1].mean((0, 2, 3)), seen[-1].var((0, 2, 3), unbiased=False)
         statistics = (norm.running_mean - mean).norm() + 2.0 * (norm.running_var - variance).norm()
         loss = loss + 0.1 * 3.0 * statistics
@@ -90,6 +97,7 @@ def test_one_batch_is_the_formula_written_by_hand(open_run, tiny_images, teacher
         with torch.no_grad():
             x.clamp_(low, high)
     torch.testing.assert_close(got.images, x.detach(), rtol=1e-4, atol=1e-5)
+    assert len(set(map(tuple, offsets))) == (4 if jitter else 1)
 
 
 def test_every_image_index_is_a_batch_of_one_image_of_every_class(open_run, tiny_images, teacher, monkeypatch):
