@@ -415,6 +415,9 @@ def test_teachers_see_crops_and_flips_together(cls):
 @pytest.mark.parametrize(
     ("cls", "preset", "wanted"),
     [
+        (SqueezeRecover, "cifar", {"alpha": 0.01, "steps": 1000, "jitter": 4, "crops": None, "temperature": 30.0}),
+        (DirectedAdjustment, "cifar", {"alpha": 0.01, "steps": 1000, "jitter": 4, "crops": None, "temperature": 30.0}),
+        (FeatureCompensator, "cifar", {"alpha": 1.0, "steps": 1000, "jitter": 4, "crops": None, "temperature": 30.0}),
         (SqueezeRecover, "tiny-imagenet", {"alpha": 1.0, "steps": 4000, "jitter": 4, "both_ways": True}),
         (CurriculumSynthesis, "tiny-imagenet", {"alpha": 0.05, "steps": 4000, "jitter": 4, "both_ways": False}),
         (DirectedAdjustment, "tiny-imagenet", {"alpha": 0.01, "steps": 2000, "jitter": 4, "both_ways": False}),

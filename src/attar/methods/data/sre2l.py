@@ -28,7 +28,14 @@ SMALL: dict[str, Any] = {
     "net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
     "squeeze": {"steps": 320, "batch": 256, "optimizer": {"kind": "adamw", "lr": 0.005}, "augment": "none"},
 }  # ten images a class on 14 pixels; the teacher sees as many images as four epochs of 20,000
-CIFAR: dict[str, Any] = {"steps": 1000, "optimizer": {**PIXELS, "lr": 0.25}, "alpha": 0.01, "jitter": 4, "crops": None}
+CIFAR: dict[str, Any] = {
+    "steps": 1000,
+    "optimizer": {**PIXELS, "lr": 0.25},
+    "alpha": 0.01,
+    "jitter": 4,
+    "crops": None,
+    "temperature": 30.0,
+}
 TINY: dict[str, Any] = {
     "steps": 4000,
     "optimizer": {**PIXELS, "lr": 0.1},
