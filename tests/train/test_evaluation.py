@@ -156,7 +156,7 @@ def test_benchmarks_make_their_passes_and_drop_the_rate_half_way(name, passes, a
 @pytest.mark.parametrize(
     ("name", "passes", "batch", "taught"),
     [
-        ("sre2l", 300, 128, ("soft", 20, "cutmix")),
+        ("sre2l", 300, 1024, ("soft", 20, "cutmix")),
         ("dwa", 300, 128, ("soft", 20, "cutmix")),
         ("pca-soft", 300, 128, ("soft", 20, "cutmix")),
         ("cifar-sre2l", 400, 128, ("soft", 30, "mixup")),
