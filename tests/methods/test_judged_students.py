@@ -111,6 +111,16 @@ def test_crops_stay_inside_a_tile_of_a_mosaic_where_the_protocol_says_so(data):
     assert isinstance(lessons(data, made, labels="hard", views=views).show(made, 0).views, LabelledViews)
 
 
+def test_static_labels_of_mosaics_are_of_the_whole_and_not_of_a_tile(data):
+    made = labelled_by(data, small(data, tiles=2), student(data))
+    with pytest.raises(RecipeError, match=r"whole images.*tiles=false"):
+        lessons(data, made, labels="static", views=MIXED, tiles=True)
+    for fields in ({"labels": "static"}, {"labels": "soft", "tiles": True}):
+        taught = lessons(data, made, views=Views(), **fields)
+        shown, labels = taught.show(made, 0).batch(torch.arange(6))
+        assert torch.isfinite(taught.loss(student(data).module, shown, labels))
+
+
 def test_under_a_policy_pictures_have_eight_bits_and_every_batch_its_own_draw(data):
     made = small(data)
     made.images = made.images * 3  # out of the range of pictures

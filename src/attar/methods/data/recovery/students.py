@@ -112,7 +112,7 @@ class Lessons:
             label projector, the encoder that it stands on.
 
     Raises:
-        RecipeError: there is nobody to give the labels that the protocol asks for.
+        RecipeError: there is nobody to give the labels that the protocol asks for, or they are not of what is shown.
         AttarError: who was handed over does not fit.
     """
 
@@ -125,6 +125,11 @@ class Lessons:
             raise RecipeError(
                 "soft labels of a set belong to its images as they are; with views, choose labels=static (mixed as "
                 "logits), labels=soft (a teacher's, of every view) or labels=hard"
+            )
+        if protocol.labels == "static" and protocol.tiles and subject.number("tiles", 1) > 1:
+            raise RecipeError(
+                "static labels belong to whole images, and crops of this set's mosaics show one tile each; choose "
+                "tiles=false, labels=soft (a teacher's, of every view) or labels=hard"
             )
         if protocol.policy != "none" and (protocol.views is not None or protocol.labels == "static"):
             raise RecipeError("a policy is another way to show images than views are; choose one (views=null)")
