@@ -9,6 +9,7 @@ from torch.nn import functional
 from attar.artifacts import Student
 from attar.errors import DataError, RecipeError
 from attar.methods.data.infer import FeatureCompensator, affordable, stored_floats
+from attar.methods.data.recovery.recover import Adjustment
 from attar.nets import ConvNet, fresh
 from attar.run import Adam
 from attar.spec import build
@@ -81,8 +82,9 @@ def test_one_step_is_the_gradient_through_the_sum_over_classes(open_run, data, k
     torch.testing.assert_close((made[0, 1] - real[0])[strong], expected[strong], rtol=1e-2, atol=1e-4)
 
 
-def test_labels_are_the_mean_logits_of_all_networks_of_the_image_as_it_is(open_run, data, known):
-    made = made_with(open_run, data, known, temperature=3.0)
+@pytest.mark.parametrize("adjustment", [None, Adjustment(radius=5.0)])
+def test_labels_are_the_mean_logits_of_all_networks_of_the_image_as_it_is(open_run, data, known, adjustment):
+    made = made_with(open_run, data, known, temperature=3.0, adjustment=adjustment)
     logits = (known[0].module(made.images) + known[1].module(made.images)) / 2
     torch.testing.assert_close(made.labels, (logits / 3.0).softmax(1).detach(), rtol=1e-4, atol=1e-5)
 

@@ -108,10 +108,11 @@ class FeatureCompensator(Recovery):
             found[number] = shared[0]
 
         recoverer.recover(batch, len(found), release)
-        return self.composed(data, real, found, networks)
+        return self.composed(data, real, found, known)
 
-    def composed(self, data: Images, real: Tensor, found: Tensor, networks: list[nn.Module]) -> DistilledSet:
+    def composed(self, data: Images, real: Tensor, found: Tensor, known: list[Student]) -> DistilledSet:
         """Return real images `[classes, n, …]` and their sums with compensators `[M · n, …]`, with static labels."""
+        networks = [frozen(student, real.device) for student in known]  # as they were trained, whatever the adjustment
         count, each = real.shape[:2]
         sums = real.repeat(1, len(networks), 1, 1, 1) + found
         images = torch.cat([real, valid(data, sums.flatten(0, 1)).view_as(sums)], 1).flatten(0, 1)
