@@ -183,7 +183,21 @@ def test_the_packaged_encoder_sees_pictures_normalised_as_it_was_trained(tiny_im
     torch.testing.assert_close(encoder(data.normalised(torch.arange(4))), expected, rtol=1e-3, atol=1e-4)
     assert encoder_of("efficientnet-lite0", data).size == 224
     assert encoder_of("efficientnet-lite0?size=96", data).size == 96
-    assert encoder.fingerprint == encoder_of("efficientnet-lite0", data).fingerprint
+
+
+def test_an_encoder_that_sees_pictures_otherwise_is_another_one(tiny_images):
+    data, model = tiny_images(channels=3), tiny_clip()
+    encoder = ClipEncoder(model, None, data)
+    again = ClipEncoder(copy.deepcopy(model), None, data)
+    assert encoder.fingerprint == again.fingerprint
+    for changes in ({"mean": data.mean + 0.1}, {"std": data.std * 2}):
+        assert ClipEncoder(model, None, dataclasses.replace(data, **changes)).fingerprint != encoder.fingerprint
+    for name in ("mean", "std"):
+        again = ClipEncoder(model, None, data)
+        again.get_buffer(name).mul_(2)
+        assert again.fingerprint != encoder.fingerprint, name
+    small, large = (encoder_of(f"efficientnet-lite0?size={size}", data) for size in (32, 64))
+    assert small.fingerprint != large.fingerprint
 
 
 def test_the_method_runs_on_the_packaged_encoder_and_names_it(open_run, tiny_images):

@@ -90,6 +90,12 @@ class PictureEncoder(Encoder):
             tensor = torch.as_tensor(values).float().view(-1, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its weights, and of the size and the normalisation in which it sees pictures."""
+        shown = {**dict(self.named_buffers(recurse=False)), "size": torch.tensor(self.size)}
+        return fingerprint_of({**self.state_dict(), **shown})
+
     def pictures(self, images: Tensor) -> Tensor:
         """Return images `[n, C, S, S]` as the encoder was trained to see them, `[n, 3, size, size]`."""
         buffers = dict(self.named_buffers(recurse=False))
