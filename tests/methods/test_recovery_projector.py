@@ -309,3 +309,10 @@ def test_another_encoder_is_refused(open_run, data, student):
 def test_too_few_candidates_are_refused(open_run, data, student):
     with open_run() as run, pytest.raises(RecipeError, match="as many candidates; got 3"):
         LabelLightening(**{**FIELDS, "candidates": 3})(run, data=data, encoder=student)
+
+
+def test_weak_teachers_beyond_the_steps_are_refused_before_anything_is_trained(open_run, data, student, monkeypatch):
+    monkeypatch.setattr(LabelLightening, "weak_teachers", None)
+    short = Training(steps=2, batch=12, optimizer=Adam(lr=0.02))
+    with open_run() as run, pytest.raises(RecipeError, match=r"3 weak teachers.*got 2\. Lower weak"):
+        LabelLightening(**{**FIELDS, "squeeze": short})(run, data=data, encoder=student)

@@ -102,6 +102,11 @@ class LabelLightening:
         count = self.ipc * self.tiles**2
         if self.candidates < count:
             raise RecipeError(f"{count} crops a class (ipc · tiles²) need as many candidates; got {self.candidates}")
+        if (steps := self.squeeze.total(len(data))) < self.weak:
+            raise RecipeError(
+                f"{self.weak} weak teachers lie along a training of as many steps at least; got {steps}. Lower weak, "
+                "or raise squeeze.steps"
+            )
         candidates = data.draw(max(count, min(self.candidates, *map(len, data.by_class))), run.rng("candidates"))
         origin = known_encoder(run, data, encoder, self.stand_in, self.pretraining)
         known = encoder_of(origin, data).to(run.device)
