@@ -17,7 +17,7 @@ from attar.methods.data.dwa import DirectedAdjustment
 from attar.methods.data.infer import FeatureCompensator
 from attar.methods.data.recovery.crops import Crops
 from attar.methods.data.recovery.recover import Adjustment, Batch, Recoverer, Recovery, valid
-from attar.methods.data.recovery.teacher import BatchNorms, Logits, ascend, logits_of, rolled
+from attar.methods.data.recovery.teacher import BatchNorms, ascend, logits_of, rolled
 from attar.methods.data.sre2l import SqueezeRecover
 from attar.nets import ConvNet, MobileNetV2, ResNet50, ShuffleNetV2, fresh
 from attar.run import SGD, Adam
@@ -187,7 +187,7 @@ def test_a_teacher_of_transformers_works(open_run, tiny_images):
         functional.cross_entropy(logits_of(known.module, s.images), s.labels).item() for s in (start, made)
     )
     assert after < before
-    assert torch.equal(Logits(known.module)(made.images), known.module(made.images).logits)
+    assert torch.equal(logits_of(known.module, made.images), known.module(made.images).logits)
 
 
 def test_static_labels_are_what_the_teacher_says_at_that_temperature(open_run, tiny_images, teacher):

@@ -1,4 +1,4 @@
-"""Labels of a recovered set: hard, static, dynamic and stored ones are what the teacher says, at one temperature."""
+"""Labels of a recovered set: hard, static and dynamic ones are what the teacher says, at one temperature."""
 
 import copy
 
@@ -16,7 +16,6 @@ from attar.methods.data.recovery.labels import (
     TemperedLoss,
     as_images,
     static_logits,
-    stored,
 )
 from attar.nets import ConvNet, fresh
 from attar.run import Adam
@@ -68,21 +67,6 @@ def test_dynamic_labels_are_what_the_teacher_says_of_the_very_view(small):
     shown, labels = source.batch(rows)
     torch.testing.assert_close(shown, views.images(images, 4, rows % 6, rows // 6))
     torch.testing.assert_close(labels, (teacher.module(shown) / 2.0).softmax(1))
-
-
-def test_stored_labels_are_the_dynamic_ones_up_to_half_precision(small, open_run):
-    _, images, teacher = small
-    views = Views(mix="mixup")
-    with open_run() as run:
-        source = stored(run, teacher, images, views=views, passes=3, temperature=2.0)
-    key = source.store.head.views_key
-    online = LabelledViews(
-        images, "dynamic", views=views, key=key, passes=3, teachers=[teacher.module], temperature=2.0
-    )
-    rows = torch.arange(18)
-    (kept, known), (seen, told) = source.batch(rows), online.batch(rows)
-    assert torch.equal(kept, seen)
-    torch.testing.assert_close(known, told, rtol=0, atol=2e-3)
 
 
 def test_hard_labels_are_classes_and_mix_by_the_shares_of_the_pixels(small):

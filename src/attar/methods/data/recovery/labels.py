@@ -1,4 +1,4 @@
-"""Labels that a teacher gives to a small set: once, online to every view, or stored; as something to train on."""
+"""Labels that a teacher gives to a small set: once, or online to every view; as something to train on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.artifacts import DistilledSet, Student
+from attar.artifacts import DistilledSet
 from attar.data import Images
-from attar.data.soft_labels import SoftLabelSource, Views
+from attar.data.soft_labels import Views
 from attar.errors import RecipeError
-from attar.methods.data.recovery.teacher import Logits, logits_of
-from attar.run import Run
-from attar.train.label import LabelSamples
+from attar.methods.data.recovery.teacher import logits_of
 
 Labelling = Literal["hard", "static", "dynamic"]
 
@@ -107,16 +105,6 @@ class LabelledViews:
         share = share[:, None].to(self.table)
         table = self.table
         return share * table[samples.to(table.device)] + (1 - share) * table[drawn.partner.to(table.device)]
-
-
-def stored(
-    run: Run, teacher: Student, images: Images, *, views: Views, passes: int, temperature: float = 1.0
-) -> SoftLabelSource:
-    """Return what the teacher says of `passes` views of every image, from a store that a stage fills once."""
-    plain = Student(Logits(teacher.module), teacher.net, teacher.channels, teacher.size, teacher.classes)
-    made = run.stage("soft labels", LabelSamples(passes=passes, views=views), teacher=plain, data=images)
-    source: SoftLabelSource = made.source_of(images, temperature=temperature)
-    return source
 
 
 class TaughtLoss:

@@ -20,18 +20,6 @@ from attar.train.network import TrainNetwork
 from attar.train.training import Training
 
 
-class Logits(nn.Module):
-    """A classifier that returns plain logits, around one that may return them as `.logits` (transformers')."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits `[n, classes]` of images `[n, C, H, W]`."""
-        return logits_of(self.module, images)
-
-
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Return logits `[n, classes]` of images `[n, C, H, W]`, of our networks and of transformers' classifiers."""
     told: Any = network(images)
