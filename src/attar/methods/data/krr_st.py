@@ -32,7 +32,8 @@ class SelfSupervisedTransfer:
     predicts the teacher's features of real images from the synthetic ones in closed form, and moves images and
     targets; then that network takes a step of squared error on the new set. Gradients of a self-supervised loss inside
     the inner loop would be biased; those of the squared error are not. Networks trained on the pairs
-    (`attar.train.transfer`) are starts for other data.
+    (`attar.train.transfer`) are starts for other data. The paper's distillation of a teacher of other data on views of
+    these images, without that data, is left out: it needs no target that was learned here.
     """
 
     version: ClassVar = 1
