@@ -447,6 +447,13 @@ def test_the_papers_settings_run_with_only_their_sizes_shrunk(open_run, tiny_ima
     assert torch.isfinite(made.targets).all()
 
 
+@pytest.mark.parametrize(
+    ("preset", "mirror"), [("paper", False), ("cifar", True), ("cifar-100", False), ("fashion-mnist", False)]
+)
+def test_mirror_images_are_support_where_the_paper_has_them(preset, mirror):
+    assert build(FeatureRegression, preset=preset).mirror is mirror
+
+
 def test_the_networks_of_the_papers_double_their_channels():
     assert FeatureRegression().net.widths == (128, 256, 512)
     assert build(SelfSupervisedTransfer, preset="tiny-imagenet").net.widths == (64, 128, 256, 512)

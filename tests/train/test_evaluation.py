@@ -193,16 +193,20 @@ def test_the_pruning_setting_and_tiny_imagenets_take_sgd():
     assert tiny.schedule.warmup == 5 * -(-200 * 50 // 64)
 
 
+@pytest.mark.parametrize(
+    ("preset", "augment"),
+    [("paper", "color_crop_cutout_flip_rotate"), ("fashion-mnist", "color_crop_cutout_rotate")],
+)
 @pytest.mark.parametrize(("each", "steps"), [(3, 1000), (4, 2000), (34, 5000), (300, 10_000), (700, 40_000)])
-def test_students_of_learned_labels_take_the_cards_steps_without_norm(splits, each, steps):
+def test_students_of_learned_labels_take_the_cards_steps_without_norm(splits, each, steps, preset, augment):
     images = torch.zeros(3 * each, 1, 8, 8)
     subject = DistilledSet(images, torch.arange(3).repeat_interleave(each), splits.train, {"protocol": "frepo"})
-    recipe = {"preset": "paper", "fields": {"net": {"kind": "convnet-doubling", "width": 16, "norm": "batch"}}}
+    recipe = {"preset": preset, "fields": {"net": {"kind": "convnet-doubling", "width": 16, "norm": "batch"}}}
     protocol = judging.choose_protocol(None, recipe, subject, {})
     assert protocol.labels == "targets"
     assert (protocol.net.norm, protocol.net.width) == ("none", 16)
     assert protocol.training.total(len(subject)) == steps
-    assert (protocol.training.batch, protocol.training.augment) == (500, "color_crop_cutout_flip_rotate")
+    assert (protocol.training.batch, protocol.training.augment) == (500, augment)
     assert protocol.training.optimizer == Adam(lr=3e-4)
     assert protocol.training.schedule == Cosine(warmup=500, final=0.01)
     assert judging.choose_protocol(None, recipe, subject, {"training.steps": 7}).training.steps == 7
@@ -215,6 +219,7 @@ def test_every_protocol_is_held_to_the_card():
     teachers = {"sre2l", "cifar-sre2l", "small-sre2l", "dwa", "cifar-dwa", "tiny-imagenet-dwa", "small-dwa"}
     others = {
         "frepo",
+        "fashion-mnist-frepo",
         "small-frepo",
         "infer",
         "infer-dynamic",

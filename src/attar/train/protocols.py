@@ -67,10 +67,21 @@ _SOFT: dict[str, Any] = {"labels": "soft", "views": {"mix": "cutmix"}, "temperat
 _DWA = _decoupled(300, **_SOFT)  # ImageNet-1K; in the benchmark of arXiv 2502.06434 so, too
 _CIFAR = _decoupled(400, labels="soft", views=_MIXED, temperature=30.0)
 _SMALL_SRE2L = _small(labels="soft", views={"scale": [0.5, 1.0], "mix": "cutmix"}, temperature=20.0)
+_FREPO: dict[str, Any] = {
+    "training": {
+        "batch": 500,
+        "optimizer": {"kind": "adam", "lr": 3e-4},
+        "schedule": {"kind": "cosine", "warmup": 500, "final": 0.01},
+        "augment": "color_crop_cutout_flip_rotate",
+    },
+    "net": {"kind": "convnet-doubling", "norm": "none"},
+    "labels": "targets",
+}
 _WARM: dict[str, Any] = {"kind": "cosine", "warmup": 785}  # five passes over 50 images of each of 200 classes
 
 # optimizer steps of a student by the number of images, the first entry that is not smaller; the last for all above
-STEPS: dict[str, dict[int, int]] = {"frepo": {10: 1000, 100: 2000, 500: 5000, 1000: 10_000, 2000: 40_000}}
+_FREPO_STEPS = {10: 1000, 100: 2000, 500: 5000, 1000: 10_000, 2000: 40_000}
+STEPS: dict[str, dict[int, int]] = {"frepo": _FREPO_STEPS, "fashion-mnist-frepo": _FREPO_STEPS}
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "dc": {"training": {"epochs": 300}},
@@ -113,15 +124,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "hello": _decoupled(300, labels="projector", views={}),  # arXiv 2408.08201; β and the views are unconfirmed
     "small-hello": _small(labels="projector", views={"scale": [0.5, 1.0]}),
     # ridge regression's learned labels, for students without norm (KIP and FRePo, arXiv 2206.00719); steps: see STEPS
-    "frepo": {
-        "training": {
-            "batch": 500,
-            "optimizer": {"kind": "adam", "lr": 3e-4},
-            "schedule": {"kind": "cosine", "warmup": 500, "final": 0.01},
-            "augment": "color_crop_cutout_flip_rotate",
-        },
-        "net": {"kind": "convnet-doubling", "norm": "none"},
-        "labels": "targets",
+    "frepo": _FREPO,
+    "fashion-mnist-frepo": {
+        **_FREPO,
+        "training": {**_FREPO["training"], "augment": "color_crop_cutout_rotate"},  # shoes all point one way
     },
     "small-frepo": {
         "training": {

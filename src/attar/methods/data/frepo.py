@@ -39,7 +39,9 @@ class FeatureRegression:
             "net": {"kind": "convnet", "depth": 2, "width": 32, "norm": "batch"},
             "pool": {"size": 5, "max_age": 50, "optimizer": {"lr": 0.003}},
         },
-        "cifar": {"mirror": True},
+        "cifar": {"mirror": True},  # CIFAR-10; CIFAR-100 with one image a class
+        "cifar-100": {"mirror": False},  # with ten and fifty
+        "fashion-mnist": {"mirror": False},  # and students that see no flips
     }
 
     ipc: int = Field(10, ge=1)  # images per class
@@ -49,7 +51,7 @@ class FeatureRegression:
     net: Net = DoublingConvNet(depth=3, width=128, norm="batch")
     pool: Pool = Pool()
     regularisation: float = Field(1e-6, gt=0)  # λ, times the mean of K_ss's diagonal
-    mirror: bool = False  # mirror images count as support too: for natural images and very small sets only
+    mirror: bool = False  # mirror images count as support too: for natural images, of few classes or one of each
 
     def __call__(self, run: Run, *, data: Images) -> TargetedSet:
         synthetic = DistilledSet.from_real(data, self.ipc, run.rng("init"), protocol="frepo")
