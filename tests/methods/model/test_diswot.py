@@ -16,6 +16,7 @@ from attar.methods.model.proxies import naswot, operations, redraw, similarities
 from attar.methods.model.student import TrainStudent
 from attar.metrics import kendall_tau
 from attar.nets import ConvNet, StagedResNet
+from attar.spec import build
 from students import steps
 
 SPACE = Space(depths=(1, 2, 3), widths=((4, 6), (8,)))
@@ -155,6 +156,9 @@ def test_the_papers_defaults():
     assert (made.population, made.tournament, made.parents, made.evaluations, made.batch) == (36, 8, 5, 1000, 64)
     assert made.space.depths == (1, 3, 5, 7)
     assert made.space.net((1, 3, 5, 16, 32, 64)) == StagedResNet(blocks=(1, 3, 5), widths=(16, 32, 64))
+    (kd,) = made.distillation.objective
+    assert (made.distillation.hard, kd.weight, kd.temperature) == (0.1, 0.9, 4.0)
+    assert build(SearchedStudent, preset="small").distillation.hard == 0.1
 
 
 def test_students_of_another_width_are_refused_before_a_teacher_is_trained(data, open_run):

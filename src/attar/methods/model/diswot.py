@@ -85,7 +85,7 @@ class SearchedStudent:
     }
 
     space: Space = Space()
-    distillation: TrainStudent = TrainStudent()  # of the student that is found; its own `student` does not count
+    distillation: TrainStudent = TrainStudent(hard=0.1)  # of the student found; its own `student` does not count
     score: Literal["both", "relation", "semantic"] = "both"
     draws: int = Field(5, ge=1)  # of weights and batch, averaged; one is noisy
     batch: int = Field(64, ge=2)
