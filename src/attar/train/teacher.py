@@ -19,7 +19,7 @@ from attar.nets import NETS, Net
 from attar.run import SGD, Cosine, Run
 from attar.spec import digest, spec, to_json
 from attar.train.network import TrainNetwork
-from attar.train.training import Training
+from attar.train.training import Training, logits_of
 
 
 @spec
@@ -130,7 +130,7 @@ class Teacher:
         if foreign:
             return module
         with torch.no_grad():
-            told = _logits(module.eval(), data.normalised(torch.arange(2)))
+            told = logits_of(module.eval(), data.normalised(torch.arange(2)))
         if told.dim() != 2 or told.shape[1] != data.num_classes:
             raise AttarError(
                 f"the teacher gives {tuple(told.shape[1:])} numbers an image and {data.source} has {data.num_classes} "
@@ -150,20 +150,16 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.each = nn.Identity()  # passed by the logits of each member, `[n, members, classes]`: a place to read them
 
     def every(self, images: Tensor) -> Tensor:
         """Return the logits of each member, `[members, n, classes]`."""
-        return torch.stack([_logits(member, images) for member in self.members])
+        logits = torch.stack([logits_of(member, images) for member in self.members], 1)
+        return self.each(logits).transpose(0, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return log-probabilities `[n, classes]`."""
         return (self.every(images).log_softmax(-1).logsumexp(0)) - torch.tensor(float(len(self.members))).log()
-
-
-def _logits(module: nn.Module, images: Tensor) -> Tensor:
-    output = module(images)
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits
 
 
 def _fingerprint(member: Any) -> Any:

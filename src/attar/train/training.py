@@ -130,9 +130,16 @@ def fitting(
         yield step
 
 
+def logits_of(module: nn.Module, images: Tensor) -> Tensor:
+    """Return logits `[n, classes]` of a network, also of one that gives them as `.logits`, as transformers' do."""
+    output = module(images)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
 @torch.no_grad()
 def predict(module: nn.Module, source: Labelled, chunk: int = 256) -> Tensor:
     """Return logits `[N, classes]` of all samples, in evaluation mode, `chunk` at a time."""
     module.eval()
     parts = torch.arange(len(source)).split(chunk)
-    return torch.cat([module(source.batch(part)[0]) for part in parts])
+    return torch.cat([logits_of(module, source.batch(part)[0]) for part in parts])

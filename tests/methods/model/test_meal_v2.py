@@ -13,7 +13,7 @@ from attar.methods.model.meal_v2 import EnsembleDistillation, discriminator, mea
 from attar.nets import ConvNet
 from attar.run import SGD, Adam, Cosine
 from attar.train.objective import Batch, Progress, StudentTraining
-from attar.train.taps import Told
+from attar.train.taps import Told, read
 from attar.train.teacher import Ensemble, Teacher, Teaching
 
 NET = ConvNet(depth=1, width=4)
@@ -44,12 +44,9 @@ def test_the_discriminator_is_shown_the_mean_of_logits(data, teachers):
     images, _ = data.batch(torch.arange(6))
     module = Ensemble([one.module for one in teachers])
     mine, theirs = METHOD.taps(teachers[0].module, module)
-
-    class Read:
-        paths, at = theirs, staticmethod(lambda path: module.get_submodule(path)(images))
-
-    torch.testing.assert_close(mean_logits(Read), sum(one.module(images) for one in teachers) / 2)
-    assert (mine, theirs) == ((), ["members.0", "members.1"])
+    told = Told(*read(module, images, theirs))
+    torch.testing.assert_close(mean_logits(told), sum(one.module(images) for one in teachers) / 2)
+    assert mine == ()
     assert METHOD.taps(teachers[0].module, teachers[1].module) == ((), ())
     assert dataclasses.replace(METHOD, sees="probabilities").taps(module, module) == ((), ())
 

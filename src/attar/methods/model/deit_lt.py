@@ -24,6 +24,7 @@ from attar.train.mixing import Mixing
 from attar.train.objective import Batch, Objective, Progress, Setting, StudentTraining, Term
 from attar.train.taps import EMBEDDING, Seen
 from attar.train.teacher import Teacher
+from attar.train.training import logits_of
 
 _PARTS = 8  # of a batch, each with its own two operations of the policy
 _TRAIN = StudentTraining(
@@ -137,7 +138,7 @@ class TailDistillation(Objective):
         """Return the class that the distillation token learns for each picture, `[n]`."""
         if self.answers == "labels":
             return batch.labels.argmax(1)
-        told: Tensor = state.teacher[0](state.clean) if self.shown == "clean" else teacher.logits
+        told = logits_of(state.teacher[0], state.clean) if self.shown == "clean" else teacher.logits
         return told.argmax(1)
 
 

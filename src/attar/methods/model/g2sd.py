@@ -33,6 +33,7 @@ from attar.run import AdamW, Run
 from attar.spec import fields, method
 from attar.train.objective import Term
 from attar.train.teacher import Teacher, Teaching
+from attar.train.training import logits_of
 
 BETA = 2.0  # where the generic stage's error turns from a square into a line: most of it is a square over 4
 
@@ -163,7 +164,7 @@ class GenericToSpecific:
 
         def loss(network: TokenNetwork, images: Tensor, labels: Tensor) -> Tensor:
             with torch.no_grad():
-                told = wise(images)
+                told = logits_of(wise, images)
             if self.form == "nkd":
                 classes = labels.argmax(1)  # of the larger part of a mixed image
                 return losses.normalised_kd(network(images), told, classes, self.temperature, gamma=self.alpha)

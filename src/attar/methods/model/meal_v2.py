@@ -63,10 +63,10 @@ class EnsembleDistillation(Objective):
     sees: Literal["logits", "probabilities"] = "logits"  # of the discriminator; probabilities with stored labels
 
     def taps(self, student: nn.Module, teacher: nn.Module | None) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the members of an ensemble, whose logits the discriminator is shown."""
+        """Return the place of the logits of an ensemble's members, which the discriminator is shown."""
         if not isinstance(teacher, Ensemble) or not self.adversary or self.sees == "probabilities":
             return (), ()
-        return (), [f"members.{number}" for number in range(len(teacher.members))]
+        return (), ["each"]
 
     def build(self, setting: Setting) -> nn.Module:
         """Return what `views` and `terms` need; the discriminator has an optimizer of its own."""
@@ -135,4 +135,4 @@ def mean_logits(teacher: Seen) -> Tensor:
     """Return the mean of the members' logits as they are, or the logits of a single teacher."""
     if not teacher.paths:
         return teacher.logits
-    return torch.stack([teacher.at(path) for path in teacher.paths]).mean(0)
+    return teacher.at(teacher.paths[0]).mean(1)

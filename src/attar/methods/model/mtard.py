@@ -22,6 +22,7 @@ from attar.spec import method
 from attar.train.objective import Batch, Objective, Progress, Setting, StudentTraining, Term
 from attar.train.taps import Seen
 from attar.train.teacher import Ensemble, Teacher
+from attar.train.training import logits_of
 
 HOTTEST = 10.0  # largest temperature of a teacher; the smallest is 1
 _TRAIN = StudentTraining(
@@ -100,7 +101,8 @@ class BalancedTeachers(Objective):
         """Yield both teachers' losses, with the weights of this step."""
         clean, robust = state.teachers[0]
         with torch.no_grad():
-            told = [robust(state.attacked if self.robust_sees == "attacked" else batch.images), clean(batch.images)]
+            shown = state.attacked if self.robust_sees == "attacked" else batch.images
+            told = [logits_of(robust, shown), logits_of(clean, batch.images)]
         heated = [logits / heat for logits, heat in zip(told, state.temperatures.tolist(), strict=True)]
         said = [student.of(state.attacked).logits, student.logits]
         scale = 1 / told[0].shape[1] if self.reduction == "classes" else 1.0
