@@ -99,7 +99,7 @@ def test_the_second_loop_sees_the_data_alone_at_a_hundredth_of_the_rate(data, po
             original(self, run, module, data, teacher, loop)
 
     method = Watched(student=NET, train=TRAIN, per_class=2, finetune_epochs=2)
-    chosen = method.mined(teacher.module, pool)
+    chosen = method.mined(teacher.module, data, pool)
     with open_run() as run:
         method(run, data=data, teacher=teacher, pool=pool)
     (first, many, lr, _), (second, few, small, count) = seen
@@ -115,12 +115,19 @@ def test_the_second_loop_sees_the_data_alone_at_a_hundredth_of_the_rate(data, po
 def test_the_scorer_chooses_and_the_teacher_teaches(data, pool, teacher, teacher_of, open_run):
     other = teacher_of(data, seed=5)
     method = LabelFreeDistillation(student=NET, train=TRAIN, per_class=1, finetune_epochs=0)
-    assert len(method.mined(teacher.module, pool)) <= 3
-    by_other = method.mined(other.module, pool)
+    assert len(method.mined(teacher.module, data, pool)) <= 3
+    by_other = method.mined(other.module, data, pool)
     with open_run() as first, open_run() as second:
         scored = method(first, data=data, teacher=teacher, pool=pool, scorer=other)
         direct = dataclasses.replace(method, per_class=None)(second, data=data, teacher=teacher, pool=by_other)
     assert torch.equal(weights(scored), weights(direct))
+
+
+def test_the_pool_is_judged_in_the_space_in_which_it_is_learned(data, pool, teacher):
+    method = LabelFreeDistillation(per_class=2)
+    darker = dataclasses.replace(pool, mean=pool.mean + 0.3, std=pool.std * 3)
+    chosen, again = (method.mined(teacher.module, data, images).pixels for images in (pool, darker))
+    assert torch.equal(chosen, again)
 
 
 def test_the_learning_rate_grows_over_epochs_of_what_is_trained_on():

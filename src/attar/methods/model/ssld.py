@@ -92,19 +92,25 @@ class LabelFreeDistillation(Objective):
                 raise RecipeError("the pool has no labels, so there is nothing for 'hard' to weigh; leave it at 0")
             told = _network(told, run, data, self)
             judge = told if scorer is None else _network(Teacher.of(scorer), run, data, self)
-            first = joined(data, self.mined(judge, pool, held_out))
+            first = joined(data, self.mined(judge, data, pool, held_out))
         module = nets.fresh(self.student, data, run.rng("student"), device=run.device)
         self._warmed(len(first)).teach(run, module, first, told)
         if self.finetune_epochs or self.finetune_steps:
             self._finetuning(len(data)).teach(run, module, data, told, loop="fine-tune")
         return Student(module.eval(), self.student, data.channels, data.size, data.classes)
 
-    def mined(self, judge: nn.Module, pool: Images, held_out: Images | None = None) -> Images:
-        """Return the images of the pool that are learned from."""
+    def mined(self, judge: nn.Module, data: Images, pool: Images, held_out: Images | None = None) -> Images:
+        """Return the images of the pool that are learned from, judged in the data's space, where they will be learned.
+
+        Raises:
+            DataError: the images have different shapes.
+        """
+        _same_shape(pool, data)
         kept = pool if held_out is None else pool.subset(unlike(pool, held_out, self.likeness))
         if self.per_class is None:
             return kept
-        return kept.subset(most_probable(predict(judge, kept).softmax(1), self.per_class))
+        shown = dataclasses.replace(data, pixels=kept.pixels, labels=torch.zeros_like(kept.labels))
+        return kept.subset(most_probable(predict(judge, shown).softmax(1), self.per_class))
 
     def _warmed(self, count: int) -> LabelFreeDistillation:
         """Return the objective with a warm-up in steps over `count` images."""
