@@ -130,6 +130,12 @@ def test_the_pool_is_judged_in_the_space_in_which_it_is_learned(data, pool, teac
     assert torch.equal(chosen, again)
 
 
+def test_who_chooses_needs_a_pool_to_choose_from(data, teacher, open_run):
+    for given in ({"scorer": teacher}, {"held_out": data}):
+        with open_run() as run, pytest.raises(RecipeError, match="add pool=URI"):
+            LabelFreeDistillation(student=NET, train=TRAIN)(run, data=data, teacher=teacher, **given)
+
+
 def test_the_learning_rate_grows_over_epochs_of_what_is_trained_on():
     method = LabelFreeDistillation()
     assert method._warmed(10_240).train.schedule == Cosine(warmup=50)

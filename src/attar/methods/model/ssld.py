@@ -84,7 +84,13 @@ class LabelFreeDistillation(Objective):
         scorer: Teacher | None = None,
         held_out: Images | None = None,
     ) -> Student:
-        """Choose from the pool, by `scorer` if one is given and else by the teacher, and train in both loops."""
+        """Choose from the pool, by `scorer` if one is given and else by the teacher, and train in both loops.
+
+        Raises:
+            RecipeError: there is no pool to choose from, or labels count and the pool has none.
+        """
+        if pool is None and not (scorer is None and held_out is None):
+            raise RecipeError("scorer and held_out say what is taken of a pool, and there is none; add pool=URI")
         told: Any = Teacher.of(teacher)
         first = data
         if pool is not None:
