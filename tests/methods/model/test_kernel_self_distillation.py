@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from attar import nets
+from attar.errors import RecipeError
 from attar.losses.self_distillation import best_share
 from attar.methods.model.kernel_self_distillation import SelfDistillation, estimated_share
 from attar.nets import MLP
 from attar.run import SGD, Adam, Constant
+from attar.train.label import LabelSamples
 from attar.train.objective import Batch, Progress, StudentTraining
 from attar.train.taps import Seen, Told
 from attar.train.teacher import Teacher
@@ -86,6 +88,13 @@ def test_a_given_teacher_is_the_first_generation(data, teacher, open_run):
         dataclasses.replace(METHOD, share=0.0)(run, data=data, teacher=Teacher.of(teacher))
         loops = {json.loads(line)["loop"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()}
     assert loops == {"generation 2"}
+
+
+def test_stored_labels_are_no_generation(data, teacher, open_run):
+    with open_run() as run:
+        labels = LabelSamples(passes=1)(run, teacher=teacher, data=data)
+    with open_run() as run, pytest.raises(RecipeError, match="no first generation"):
+        METHOD(run, data=data, teacher=Teacher.of(labels))
 
 
 def test_the_defaults_are_the_papers():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attar import nets
 from attar.artifacts import Student
 from attar.data import Images
+from attar.errors import RecipeError
 from attar.losses.self_distillation import best_share
 from attar.nets import Net, ResNet18
 from attar.run import Adam, Constant, Run
@@ -76,7 +77,13 @@ class SelfDistillation(Objective):
     def __call__(
         self, run: Run, *, data: Images, teacher: Teacher | None = None, validation: Images | None = None
     ) -> Student:
-        """Train the generations and return the last; a `teacher` is taken for the first, which is then not trained."""
+        """Train the generations and return the last; a `teacher` is taken for the first, which is then not trained.
+
+        Raises:
+            RecipeError: the teacher is stored labels.
+        """
+        if teacher is not None and teacher.labels is not None:
+            raise RecipeError("stored labels are no first generation; name a network, or leave the teacher out")
         chosen = self.share == "best" and self.generations > 1
         if chosen and validation is None:
             data, validation = data.split(HELD_OUT, 0)
