@@ -10,6 +10,7 @@ from torch import nn
 from attar.data.soft_labels import Views
 from attar.errors import RecipeError
 from attar.methods.model.meal_v2 import EnsembleDistillation, discriminator, mean_logits, told_apart
+from attar.methods.model.student import TrainStudent
 from attar.nets import ConvNet
 from attar.run import SGD, Adam, Cosine
 from attar.train.objective import Batch, Progress, StudentTraining
@@ -126,6 +127,16 @@ def test_crops_are_shown_to_student_and_teachers_alike_and_differ_from_step_to_s
     assert not torch.equal(shown[0], images)
     with pytest.raises(RecipeError, match="mixed"):
         dataclasses.replace(method, hard=1.0).build(None)
+
+
+def test_what_crops_would_undo_is_refused(data, teachers, open_run):
+    both = dataclasses.replace(METHOD, crops=Views(), train=dataclasses.replace(TRAIN, augment="crop-and-flip"))
+    part = dataclasses.replace(both, train=TRAIN)
+    for method in (both, TrainStudent(student=NET, train=both.train, objective=(part,))):
+        with open_run() as run, pytest.raises(RecipeError, match="augment=none"):
+            method(run, data=data, teacher=Teacher.of(teachers))
+    with open_run() as run:
+        dataclasses.replace(both, crops=None)(run, data=data, teacher=Teacher.of(teachers))
 
 
 def test_the_defaults_are_the_papers():

@@ -69,9 +69,17 @@ class EnsembleDistillation(Objective):
         return (), ["each"]
 
     def build(self, setting: Setting) -> nn.Module:
-        """Return what `views` and `terms` need; the discriminator has an optimizer of its own."""
+        """Return what `views` and `terms` need; the discriminator has an optimizer of its own.
+
+        Raises:
+            RecipeError: labels are to count on mixed images, or crops stand in for what is to be augmented.
+        """
         if self.hard and self.crops is not None and self.crops.mix != "none":
             raise RecipeError("mixed images have no one label for 'hard' to weigh; leave it at 0, or crops.mix at none")
+        if self.crops is not None and setting.augment != "none":
+            raise RecipeError(
+                "crops are cut from images as they are: set train.augment=none, or crops=null for whole ones"
+            )
         state: Any = nn.Module()
         state.data, state.key, state.own = setting.data, setting.run.key("crops"), []
         if self.adversary:
