@@ -118,6 +118,20 @@ def test_too_many_crops_are_refused(data, labels, open_run):
             dataclasses.replace(METHOD, **fields)(run, data=data, teacher=labels)
 
 
+@pytest.mark.parametrize("mix", ["cutmix", "mixup"])
+def test_mixed_crops_are_never_mended(mix, data, teacher, open_run):
+    mixed = dataclasses.replace(METHOD, views=Views(mix=mix))
+    with open_run(threads=1) as run, pytest.raises(RecipeError, match="low=0"):
+        mixed(run, data=data, teacher=teacher)
+    assert not run.parents  # told before the crops are labelled
+    with open_run(threads=1) as run:
+        labels = LabelSamples(passes=3, views=mixed.views)(run, teacher=teacher, data=data)
+    with open_run(threads=1) as run, pytest.raises(RecipeError, match="low=0"):
+        METHOD(run, data=data, teacher=labels)
+    with open_run(threads=1) as run:
+        dataclasses.replace(METHOD, low=0.0)(run, data=data, teacher=labels)
+
+
 def test_the_claims_canvas_holds_the_whole_object_somewhere(data):
     made = cluttered(data, torch.Generator().manual_seed(0), side=20)
     assert made.pixels.shape == (len(data), 1, 20, 20)

@@ -74,9 +74,16 @@ class CalibratedLabels:
         """Label the data if it is yet to be, and train the student on the labels.
 
         Raises:
-            RecipeError: a batch, or the store, has no room for the crops of an image.
+            RecipeError: a batch, or the store, has no room for the crops of an image, or mixed crops are to be mended.
         """
-        labels = self.stored(run, data, Teacher.of(teacher))
+        told = Teacher.of(teacher)
+        shown = self.views if told.labels is None else told.labels.store.head.views
+        if self.low and shown is not None and shown.mix != "none":
+            raise RecipeError(
+                f"crops that are labelled behind {shown.mix} have no one label to be mended with; set low=0, or take "
+                "crops with views.mix=none and let mix= mix them"
+            )
+        labels = self.stored(run, data, told)
         source = labels.source_of(data)
         views = len(source) // len(data)
         if self.crops > min(views, self.train.batch) or (self.mix == "selfmix" and self.crops < 2):
