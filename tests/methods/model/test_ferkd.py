@@ -47,7 +47,7 @@ def test_trivial_crops_are_left_out():
     assert calibrated(low=0.5, high=0.8)[1].tolist() == [True, True, True, False]
 
 
-def test_the_control_mends_as_many_labels_of_others():
+def test_the_control_mends_as_many_labels_whoever_is_unsure():
     targets, _ = calibrated(low=0.65, softening=0.0, relabel="random")
     changed = (targets != TOLD).any(1)
     assert int(changed.sum()) == 2

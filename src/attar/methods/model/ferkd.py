@@ -65,7 +65,7 @@ class CalibratedLabels:
     high: float = Field(1.0, gt=0, le=1)  # above it a crop is left out; 1: never
     softening: float = Field(0.1, ge=0, le=1)  # of the label, towards uniform
     confidence: Literal["largest", "label"] = "largest"  # the teacher's largest probability, or the label's
-    relabel: Literal["unsure", "random"] = "unsure"  # random: as many others, the control
+    relabel: Literal["unsure", "random"] = "unsure"  # random: as many, drawn from all, the control
     mix: Literal["selfmix", "cutmix", "none"] = "selfmix"  # with a crop of the same image, or of another
     mix_alpha: float = Field(1.0, gt=0)  # area that stays ~ Beta(a, a)
     mix_probability: float = Field(0.5, ge=0, le=1)  # chance that a batch is mixed
