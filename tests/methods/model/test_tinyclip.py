@@ -339,6 +339,17 @@ def test_it_comes_closer_to_its_teacher_than_where_it_started(pairs, open_run):
     assert after - least < 0.7 * (before - least)
 
 
+def test_gates_leave_a_stage_steps_to_learn_in(pairs, open_run):
+    for steps in (6, 7):
+        method = dataclasses.replace(GATED, gates=dataclasses.replace(GATED.gates, steps=steps))
+        with open_run() as run, pytest.raises(RecipeError, match=r"6 steps on 18 pairs.* take .* such as 3"):
+            method(run, data=pairs)
+        assert not run.parents  # told before the teacher is trained
+    small = dataclasses.replace(GATED, train=PairTraining(views=PLAIN), gates=GateTraining())
+    with open_run() as run, pytest.raises(RecipeError, match=r"train\.steps higher"):
+        small(run, data=pairs)
+
+
 def test_without_a_teacher_one_is_trained_as_a_stage(pairs, open_run):
     with open_run() as run:
         METHOD(run, data=pairs)

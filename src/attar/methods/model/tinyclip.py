@@ -16,6 +16,7 @@ from torch import Tensor
 from attar import losses, nets
 from attar.artifacts.dual import DualStudent
 from attar.data import Images
+from attar.errors import RecipeError
 from attar.methods.model.clip import ContrastivePairs
 from attar.methods.model.paired.gates import Gates, GateTraining, shortfall_penalty
 from attar.methods.model.paired.inheritance import Shrunk, TowerPart, inherit, leading_parts, net_of
@@ -77,6 +78,17 @@ class TinyCLIP:
         return keep
 
     def __call__(self, run: Run, *, data: Images, teacher: DualTeacher | None = None) -> DualStudent:
+        """Shrink the teacher, which is trained first if none is given, stage by stage.
+
+        Raises:
+            RecipeError: gates take all of a stage's steps, and what they leave would learn nothing.
+        """
+        each = self.train.total(len(data))  # steps of a stage
+        if self.inherit == "automatic" and self.gates.steps >= each:
+            raise RecipeError(
+                f"a stage has {each} steps on {len(data)} pairs, and its gates take {self.gates.steps} of them; set "
+                f"gates.steps lower, such as {max(1, each // 2)}, or train.steps higher"
+            )
         known = DualTeacher.of(teacher).ready(run, data, self.teaching)
         lessons = Lessons(run, data, known, self)
         module, net = known.module, known.net
@@ -95,7 +107,7 @@ class TinyCLIP:
             if parts is not None:
                 inherit(module, smaller, parts)
             module, net = self.scaled(smaller), child
-            steps = max(1, (number + 1) * lessons.steps - first)
+            steps = (number + 1) * lessons.steps - first
             learn(run, module, self.train, functools.partial(lessons.loss, module, first), name=name, steps=steps)
         made = module.requires_grad_(True).eval()
         return DualStudent(made, net, known.tokenizer, channels=data.channels, size=data.size, template=known.template)
