@@ -350,6 +350,14 @@ def test_gates_leave_a_stage_steps_to_learn_in(pairs, open_run):
         small(run, data=pairs)
 
 
+def test_the_multipliers_climb_while_too_little_is_closed(pairs, teacher, open_run):
+    gates = GateTraining(steps=3, ramp=1, multiplier=2.0, optimizer=AdamW(lr=0.01, weight_decay=0.0))
+    with open_run() as run:
+        dataclasses.replace(GATED, gates=gates)(run, data=pairs, teacher=teacher)
+        (multipliers,) = run._state["stage 1, multipliers"].parameters
+    assert multipliers.min() > 2.02  # three steps of 0.01 upwards
+
+
 def test_without_a_teacher_one_is_trained_as_a_stage(pairs, open_run):
     with open_run() as run:
         METHOD(run, data=pairs)
