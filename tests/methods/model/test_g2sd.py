@@ -9,7 +9,7 @@ from attar import losses, nets
 from attar.artifacts import Student
 from attar.artifacts.autoencoder import Autoencoder, Encoder
 from attar.data.soft_labels.views import Views
-from attar.errors import AttarError
+from attar.errors import AttarError, RecipeError
 from attar.methods.model.finetune import Tuning
 from attar.methods.model.g2sd import GenericDistillation, GenericToSpecific, two_heads
 from attar.methods.model.mae import MaskedAutoencoding
@@ -18,6 +18,7 @@ from attar.methods.model.masked.pretraining import Pretraining
 from attar.nets import ViT
 from attar.nets.masked import Decoder, fresh_autoencoder
 from attar.run import AdamW
+from attar.spec import build
 from attar.train.regression import Shape
 
 NET, DECODER = ViT(patch=2, width=8, depth=2, heads=2), Decoder(width=8, depth=2, heads=2)
@@ -90,6 +91,13 @@ def test_the_generic_stage_gives_an_encoder_alone(data, known, open_run):
         made = GENERIC(run, data=data, teacher=known)
     assert type(made) is Encoder
     assert made.net == NET
+
+
+def test_a_target_that_nobody_would_learn_is_refused():
+    for target in ("hog", {"kind": "pixels", "standardise": True}):
+        with pytest.raises(RecipeError, match=r"generic\.target.*no target; leave it out"):
+            build(GenericToSpecific, {"generic.target": target})
+    assert build(GenericToSpecific, {"generic.target": "pixels"}) == GenericToSpecific()
 
 
 def test_two_heads_are_read_apart_and_their_mean_is_the_network(data):

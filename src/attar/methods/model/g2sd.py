@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,6 +26,7 @@ from attar.methods.model.masked.pretraining import (
     same_places,
     with_decoder,
 )
+from attar.methods.model.masked.targets import Pixels, Target
 from attar.nets.masked import Decoder, MaskedAutoencoder, Masking, continued
 from attar.nets.token_specs import ViT
 from attar.nets.tokens import EPSILON, TokenNetwork
@@ -61,6 +62,13 @@ class GenericDistillation(MaskedAutoencoding):
     places: Literal["all", "hidden"] = "all"  # whose tokens count
     depth: float = Field(0.5, gt=0, le=1)  # share of the teacher's decoder behind which its tokens are read
     train: Pretraining = Pretraining(epochs=300, warmup_epochs=10)
+
+    @field_validator("target")
+    @classmethod
+    def _pixels_are_not_guessed(cls, target: Target) -> Target:
+        if target != Pixels():
+            raise ValueError("the generic stage learns its teacher's tokens and no target; leave it out")
+        return target
 
     def build(self, model: MaskedAutoencoder, data: Images, teacher: Any) -> nn.Module:
         """Return the layers from the student's decoder to the teacher's, which know the teacher."""
