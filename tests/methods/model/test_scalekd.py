@@ -17,6 +17,7 @@ from attar.methods.model.scalekd import ScaleKD, distance, last_two
 from attar.methods.model.student import TrainStudent
 from attar.nets import ConvNet, Swin, TransformersNet, ViT
 from attar.run import SGD, Cosine
+from attar.spec import build
 from attar.train.objective import Batch, Objective, Progress, Setting, StudentTraining
 from attar.train.taps import Seen, shapes
 
@@ -292,5 +293,8 @@ def test_defaults_are_the_papers():
     assert (method.hard, method.kd, method.temperature, method.weight) == (0.5, 0.5, 1.0, 1.0)
     assert (method.heads, method.sharpness, method.queries, method.tail) == ((16, 24), 5.0, "perceived", "")
     assert (method.train.epochs, method.train.batch) == (100, 256)
+    traditional = build(ScaleKD, preset="traditional")
+    changed = {"hard": 1.0, "kd": 0.0, "alternative": (0.06, 0.0)}
+    assert traditional == dataclasses.replace(method, **changed)
     assert issubclass(ScaleKD, Objective)
     assert [math.gcd(*pair) for pair in zip(method.heads, (768, 1536), strict=True)] == [16, 24]  # a Swin-L's channels
