@@ -39,7 +39,8 @@ class TailDistillation(Objective):
     L = (1 − α) · CE(z_cls, mixed label) + α · CE(z_dist, argmax z_t), where teacher and student see the same strongly
     augmented and mixed pictures, which are out of the teacher's distribution. Late in the training the second term
     weighs classes by effective numbers, and pictures are no longer mixed. The answer is the mean of both heads.
-    Without a teacher a flat, tail-aware one is trained first.
+    Without a teacher a flat, tail-aware one is trained first. Of DeiT's recipe random erasing and stochastic depth are
+    left out, and pictures are not enlarged for the student.
     """
 
     version: ClassVar = 1

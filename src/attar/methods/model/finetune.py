@@ -83,7 +83,8 @@ class FineTuning(Tuning):
     """Train a pre-trained vision transformer on labels behind a new head (He et al. 2022, arXiv 2111.06377, table 9).
 
     The learning rate falls by `layer_decay` with every block towards the pixels. Of the paper's recipe, RandAugment,
-    stochastic depth and switching between MixUp and CutMix are left out. With `layers="head"` it is a linear probe.
+    label smoothing, stochastic depth and switching between MixUp and CutMix are left out, and of its code random
+    erasing. With `layers="head"` it is a linear probe.
     """
 
     version: ClassVar = 1

@@ -105,7 +105,8 @@ class GenericToSpecific:
     Stage `generic` trains the student's encoder (`GenericDistillation`); `expert` is the teacher's encoder fine-tuned.
     Then, with `form="token"`, the student gets a second token with a head of its own:
     L = ½ [CE(z, y) + CE(z_dist, argmax z_expert)], and its word is the mean of both heads. With `form="nkd"` it keeps
-    one head: L = −p_y log q_y − α T² Σ_{k≠y} p̂_k log q̂_k. Defaults are ViT-S from ViT-B. Source: arXiv 2302.14771.
+    one head: L = −p_y log q_y − α T² Σ_{k≠y} p̂_k log q̂_k. As in `fine-tuning`, RandAugment, label smoothing, random
+    erasing and MixUp beside CutMix are left out. Defaults are ViT-S from ViT-B. Source: arXiv 2302.14771.
     """
 
     version: ClassVar = 1
