@@ -13,7 +13,7 @@ from attar import nets
 from attar.errors import RecipeError, did_you_mean
 from attar.nets import Network
 from attar.run.processes import Processes
-from attar.train.training import Labelled
+from attar.train.training import Labelled, logits_in
 
 EMBEDDING = "embedding"  # what the last linear layer reads
 _INPUT = ":input"
@@ -99,7 +99,7 @@ def answers(
     """Return logits `[N, classes]` of all samples, and what passed through the places `[N, …]`, in evaluation mode."""
     module.eval()
     every = [read(module, source.batch(part)[0], paths) for part in torch.arange(len(source)).split(chunk)]
-    logits = torch.cat([output if isinstance(output, Tensor) else output.logits for output, _ in every])
+    logits = torch.cat([logits_in(output) for output, _ in every])
     return logits, {path: torch.cat([found[path] for _, found in every]) for path in paths}
 
 
@@ -130,7 +130,7 @@ class Seen:
         images = self.images[self.run.shard(len(self.images))] if self._shared else self.images
         with torch.set_grad_enabled(not self._frozen):
             output, found = read(self.module, images, self.paths)
-            logits = output if isinstance(output, Tensor) else output.logits
+            logits = logits_in(output)
         if self._shared:
             logits, found = self.run.gather(logits), {path: self.run.gather(value) for path, value in found.items()}
         return logits, found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
@@ -130,11 +130,15 @@ def fitting(
         yield step
 
 
-def logits_of(module: nn.Module, images: Tensor) -> Tensor:
-    """Return logits `[n, classes]` of a network, also of one that gives them as `.logits`, as transformers' do."""
-    output = module(images)
+def logits_in(output: Any) -> Tensor:
+    """Return the logits `[n, classes]` in what a classifier gives: all of it, or its `.logits`, as in transformers."""
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
+
+
+def logits_of(module: nn.Module, images: Tensor) -> Tensor:
+    """Return a classifier's logits `[n, classes]` of images `[n, C, H, W]`."""
+    return logits_in(module(images))
 
 
 @torch.no_grad()

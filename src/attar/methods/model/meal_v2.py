@@ -76,7 +76,7 @@ class EnsembleDistillation(Objective):
         """
         if self.hard and self.crops is not None and self.crops.mix != "none":
             raise RecipeError("mixed images have no one label for 'hard' to weigh; leave it at 0, or crops.mix at none")
-        if self.crops is not None and setting.augment != "none":
+        if self.crops is not None and setting.train.augment != "none":
             raise RecipeError(
                 "crops are cut from images as they are: set train.augment=none, or crops=null for whole ones"
             )

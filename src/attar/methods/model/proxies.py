@@ -14,6 +14,7 @@ from attar.data import Images
 from attar.errors import RecipeError
 from attar.nets.network import Network
 from attar.train.taps import EMBEDDING, place, read
+from attar.train.training import logits_in
 
 
 def similarities(
@@ -46,9 +47,8 @@ def _looked_at(module: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tenso
     head, _ = place(module, EMBEDDING)
     path = "stage:-1" if isinstance(module, Network) else EMBEDDING
     output, found = read(module, images, [path])
-    logits = output if isinstance(output, Tensor) else output.logits
     weight: Tensor = head.weight  # type: ignore[assignment]
-    gradient = torch.autograd.grad(losses.cross_entropy(logits, labels), weight)[0]
+    gradient = torch.autograd.grad(losses.cross_entropy(logits_in(output), labels), weight)[0]
     return found[path].detach(), gradient
 
 

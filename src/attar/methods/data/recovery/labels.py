@@ -14,7 +14,7 @@ from attar.artifacts import DistilledSet
 from attar.data import Images
 from attar.data.soft_labels import Views
 from attar.errors import RecipeError
-from attar.methods.data.recovery.teacher import logits_of
+from attar.train.training import logits_of
 
 Labelling = Literal["hard", "static", "dynamic"]
 

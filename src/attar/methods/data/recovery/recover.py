@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from attar import losses
 from attar.data import Images
 from attar.methods.data.recovery.crops import Crops
-from attar.methods.data.recovery.teacher import BatchNorms, ascend, logits_of, rolled
+from attar.methods.data.recovery.teacher import BatchNorms, ascend, rolled
 from attar.run import Adam, Cosine, Learner, Optimizer, Run
 from attar.run.processes import AsManyProcesses
 from attar.spec import spec
+from attar.train.training import logits_of
 
 
 @spec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +16,7 @@ from attar.losses.statistics import Statistics, input_statistics, statistics_dis
 from attar.nets import Net
 from attar.run import Run
 from attar.train.network import TrainNetwork
-from attar.train.training import Training
-
-
-def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Return logits `[n, classes]` of images `[n, C, H, W]`, of our networks and of transformers' classifiers."""
-    told: Any = network(images)
-    out: Tensor = told if isinstance(told, Tensor) else told.logits
-    return out
+from attar.train.training import Training, logits_of
 
 
 def taught(
