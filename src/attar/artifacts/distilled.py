@@ -63,7 +63,7 @@ class DistilledSet(Artifact):
     @classmethod
     def from_indices(cls, data: Images, indices: Tensor, **hints: Any) -> Self:
         """Take these real images, in class order."""
-        order = indices[torch.argsort(data.labels[indices], stable=True)]
+        order = indices[torch.argsort(data.labels[indices].cpu(), stable=True)]  # indices are drawn on the CPU
         return cls(data.normalised(order).clone(), data.labels[order].clone(), data, hints)
 
     def __len__(self) -> int:

@@ -1,0 +1,47 @@
+"""Methods whose data lie on another device keep their tensors there, where CPU indices and CPU draws may not go."""
+
+import pytest
+import torch
+
+import tiny
+from attar import api, ledger
+from attar.artifacts import DistilledSet
+from attar.run import plan
+from elsewhere import HERE, THERE, elsewhere, place
+
+METHODS = [row.id for row in ledger.rows() if row.family == "data-distillation" and ledger.exists(row.code)]
+
+
+@pytest.fixture
+def there(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ATTAR_PROGRESS", "off")
+    monkeypatch.setattr(plan, "_check_device", lambda device: None)
+    tiny.one_worker(tmp_path / "home")
+    with elsewhere():
+        yield
+
+
+def test_what_a_device_refuses_is_refused(there):
+    rows, numbers = torch.arange(3), torch.ones(3, device="cuda")
+    assert numbers[rows].device == (numbers * torch.tensor(2.0)).device == numbers[:2].double().device == THERE
+    assert (numbers.cpu() + 1).device == torch.zeros(2).to(numbers).cpu().device == HERE
+    refused = [
+        lambda: rows[numbers.long()],
+        lambda: numbers + rows,
+        lambda: numbers.index_select(0, rows),
+        numbers.numpy,
+        lambda: torch.randn(3, generator=torch.Generator(), device="cuda"),
+        lambda: torch.empty_like(numbers).normal_(generator=torch.Generator()),
+    ]
+    for wrong in refused:
+        with pytest.raises(RuntimeError):
+            wrong()
+
+
+@pytest.mark.parametrize("id", METHODS)
+def test_a_method_runs_where_its_data_lie(id, there, tmp_path):
+    settings = {**tiny.settings(id), "device": "cuda"}
+    made = api.run(id, data=tiny.write_data(tmp_path / "data.npz"), out=str(tmp_path / "run"), **settings)
+    if isinstance(made, DistilledSet):
+        assert place(made.images) == place(made.labels) == THERE
