@@ -1,11 +1,14 @@
 """Methods whose data lie on another device keep their tensors there, where CPU indices and CPU draws may not go."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import tiny
 from attar import api, ledger
 from attar.artifacts import DistilledSet
+from attar.data import ZCA
 from attar.run import plan
 from elsewhere import HERE, THERE, elsewhere, place
 
@@ -45,3 +48,12 @@ def test_a_method_runs_where_its_data_lie(id, there, tmp_path):
     made = api.run(id, data=tiny.write_data(tmp_path / "data.npz"), out=str(tmp_path / "run"), **settings)
     if isinstance(made, DistilledSet):
         assert place(made.images) == place(made.labels) == THERE
+
+
+def test_pictures_of_whitened_images_are_made_here(there, tiny_images):
+    images = tiny_images()
+    whitened = dataclasses.replace(images, whitening=ZCA.fit(images.pixels)).to("cuda")
+    chosen = torch.tensor([0, 12, 24])
+    pixels = DistilledSet.from_indices(whitened, chosen).pixels()
+    assert place(pixels) == HERE
+    assert torch.allclose(pixels, images.unit(chosen), atol=1e-4)

@@ -113,7 +113,7 @@ class DistilledSet(Artifact):
         """Return the images `[N, C, H, W]` in [0, 1], clipped, for people to look at."""
         images = self.images.detach().cpu()
         if self.whitening is not None:
-            return self.whitening.inverse(images).clamp(0, 1)
+            return self.whitening.to("cpu").inverse(images).clamp(0, 1)
         shape = (1, -1, 1, 1)
         return (images * self.std.cpu().view(shape) + self.mean.cpu().view(shape)).clamp(0, 1)
 
