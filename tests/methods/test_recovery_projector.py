@@ -26,6 +26,7 @@ from attar.methods.data.recovery.projector import ProjectedLoss, Projector, proj
 from attar.nets import ConvNet, efficientnet, fresh
 from attar.run import Adam
 from attar.train.training import Training
+from elsewhere import THERE, elsewhere, place
 
 NET = ConvNet(depth=1, width=6)
 SHORT = Training(steps=12, batch=12, optimizer=Adam(lr=0.02))
@@ -170,6 +171,12 @@ def test_the_method_runs_on_a_clip_and_needs_no_stored_head(open_run, tiny_image
     assert len(updated) == 2 * 7  # of the patches' convolution, four layers of attention and two behind it
     assert not [name for name in made.factors if "text" in name]
     assert projector_of(made, encoder)(made.images).shape == (3, 3)
+
+
+def test_the_words_of_a_clip_go_to_where_it_lies(tiny_images):
+    with elsewhere():
+        encoder = ClipEncoder(tiny_clip(), words, tiny_images(channels=3, size=16)).to("cuda")
+        assert place(encoder.directions(["cat", "dog"])) == THERE
 
 
 @pytest.mark.parametrize("channels", [1, 3])

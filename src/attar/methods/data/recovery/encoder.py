@@ -163,7 +163,8 @@ class ClipEncoder(PictureEncoder):
             return None
         words = self.tokenizer([PROMPT.format(name) for name in classes], padding=True, return_tensors="pt")
         clip: Any = self.model
-        told = clip.get_text_features(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
+        ids, mask = (words[name].to(clip.device) for name in ("input_ids", "attention_mask"))
+        told = clip.get_text_features(input_ids=ids, attention_mask=mask)
         features = told if isinstance(told, Tensor) else torch.as_tensor(told.pooler_output)
         return functional.normalize(features, dim=1)
 
