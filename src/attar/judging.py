@@ -48,6 +48,7 @@ def judge(
     if isinstance(artifact, TargetedSet) and not artifact.labelled:
         return judge_start(artifact, splits, protocol=protocol, recipe=recipe, settings=settings, seed=seed, work=work)
     subject, name = _images(artifact, splits)
+    splits = splits.to(subject.images.device)  # fresh from a run it may lie on another than the CPU
     chosen = choose_protocol(protocol, recipe, subject, settings)
     bench = _Bench(subject, splits, chosen, seed=seed, work=work, teacher=teacher)
     arms: Arms = {name: lambda index: subject} | _baselines(baselines, subject, splits, seed)

@@ -82,7 +82,7 @@ def judge_start(
     arms = []
     with guards.threads(work.threads), progress.task("evaluate", 0, 2 * networks) as show:
         for number, (name, source) in enumerate(
-            (("distilled", TargetSource(made.images, made.targets)), ("scratch", None))
+            (("distilled", TargetSource(made.images.cpu(), made.targets.cpu())), ("scratch", None))
         ):
             scores = []
             for index, score in enumerate(_scores(source, splits, chosen, networks, seed)):

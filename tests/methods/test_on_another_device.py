@@ -42,12 +42,31 @@ def test_what_a_device_refuses_is_refused(there):
             wrong()
 
 
+def made_there(id, folder):
+    settings = {**tiny.settings(id), "device": "cuda"}
+    return api.run(id, data=tiny.write_data(folder / "data.npz"), out=str(folder / "run"), **settings)
+
+
 @pytest.mark.parametrize("id", METHODS)
 def test_a_method_runs_where_its_data_lie(id, there, tmp_path):
-    settings = {**tiny.settings(id), "device": "cuda"}
-    made = api.run(id, data=tiny.write_data(tmp_path / "data.npz"), out=str(tmp_path / "run"), **settings)
+    made = made_there(id, tmp_path)
     if isinstance(made, DistilledSet):
         assert place(made.images) == place(made.labels) == THERE
+
+
+@pytest.mark.parametrize(
+    ("id", "settings"),
+    [
+        ("dm", {"training.steps": 2}),
+        ("sre2l", {"training.steps": 2}),
+        ("hello", {"training.steps": 2}),
+        ("krr-st", {"shots": 5, "pretraining.steps": 2, "finetuning.steps": 2}),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_a_set_still_in_memory_is_judged(id, settings, there, tmp_path):
+    made = made_there(id, tmp_path)
+    assert api.evaluate(made, networks=1, **settings)["arms"][0]["name"] == "distilled"
 
 
 def test_pictures_of_whitened_images_are_made_here(there, tiny_images):

@@ -275,5 +275,4 @@ def _projector(subject: DistilledSet, like: Images, given: Any) -> torch.nn.Modu
     origin = brought[0]
     if not isinstance(origin, Student | str | Path):
         raise RecipeError("this set does not say which encoder its label projector stands on; hand it over as teacher")
-    encoder = encoder_of(read_encoder(origin), like).to(like.pixels.device)
-    return projector_of(subject, encoder).folded()
+    return projector_of(subject, encoder_of(read_encoder(origin), like)).folded().to(like.pixels.device)
