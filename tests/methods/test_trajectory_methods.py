@@ -409,6 +409,7 @@ def test_every_preset_builds_and_its_segments_end_inside_the_experts(cls):
         method = build(cls, preset=preset)
         assert method.window.stop - 1 + method.expert_epochs <= method.experts.epochs
         assert method.experts.count == (3 if preset == "small" else 50 if preset == "imagenet-ipc-1" else 100)
+        assert method.net.depth == (2 if preset == "small" else 4 if "imagenet" in preset else 3)  # 4 at 64 pixels
 
 
 def test_the_ledger_names_all_five():

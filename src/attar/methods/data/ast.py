@@ -49,7 +49,7 @@ class SmoothExperts(TrajectoryMatching):
         "cifar-100-ipc-10": row(10, (20, 2, 30, 1000, 1e-5, 0.01), batch=128),
         "cifar-100-ipc-50": row(50, (80, 2, 40, 1000, 1e-5, 0.01), batch=700),
         "cifar-10-ipc-10": row(10, (30, 2, 20, 100, 1e-5, 0.001), balanced=True),
-        "tiny-imagenet-ipc-1": row(1, (10, 2, 10, 10_000, 1e-4, 0.01)),
+        "tiny-imagenet-ipc-1": row(1, (10, 2, 10, 10_000, 1e-4, 0.01), net={"depth": 4}),
     }
 
     # the paper's for CIFAR-100 at one image a class

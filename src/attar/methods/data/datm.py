@@ -51,9 +51,9 @@ class DifficultyAligned(TrajectoryMatching):
         "cifar-100-ipc-10": aligned(10, (0, 30, 50, 1000), (80, 2, 1000, 1000, 10)),
         "cifar-100-ipc-50": aligned(50, (20, 70), (80, 2, 1000, 1000, 10), init="real"),
         "cifar-100-ipc-100": aligned(100, (30, 70), (80, 2, 50, 1000, 10)),
-        "tiny-imagenet-ipc-1": aligned(1, (0, 15, 20, 1000), (40, 2, 10_000, 1000, 10), rate=1e-4),
-        "tiny-imagenet-ipc-10": aligned(10, (10, 50), (40, 2, 100, 500, 10), rate=1e-4),
-        "tiny-imagenet-ipc-50": aligned(50, (40, 70), (20, 2, 100, 1000, 10), rate=1e-4),
+        "tiny-imagenet-ipc-1": aligned(1, (0, 15, 20, 1000), (40, 2, 10_000, 1000, 10), rate=1e-4, net={"depth": 4}),
+        "tiny-imagenet-ipc-10": aligned(10, (10, 50), (40, 2, 100, 500, 10), rate=1e-4, net={"depth": 4}),
+        "tiny-imagenet-ipc-50": aligned(50, (40, 70), (20, 2, 100, 1000, 10), rate=1e-4, net={"depth": 4}),
     }
 
     # the paper's for CIFAR-10 at ten images a class

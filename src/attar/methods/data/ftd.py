@@ -35,8 +35,12 @@ class FlatTrajectories(TrajectoryMatching):
         "cifar-100-ipc-1": row(1, (40, 3, 20, 1000, 1e-5, 0.01), average=0.9995, experts=flat(1.0)),
         "cifar-100-ipc-10": row(10, (20, 2, 40, 1000, 1e-5, 0.01), average=0.9995, experts=flat(1.0)),
         "cifar-100-ipc-50": row(50, (80, 2, 40, 1000, 1e-5, 0.01), average=0.999, batch=1000, experts=flat(1.0)),
-        "tiny-imagenet-ipc-1": row(1, (30, 2, 10, 10_000, 1e-4, 0.01), average=0.999, experts=flat(1.0)),
-        "tiny-imagenet-ipc-10": row(10, (20, 2, 40, 10_000, 1e-4, 0.01), average=0.999, batch=500, experts=flat(1.0)),
+        "tiny-imagenet-ipc-1": row(
+            1, (30, 2, 10, 10_000, 1e-4, 0.01), average=0.999, experts=flat(1.0), net={"depth": 4}
+        ),
+        "tiny-imagenet-ipc-10": row(
+            10, (20, 2, 40, 10_000, 1e-4, 0.01), average=0.999, batch=500, experts=flat(1.0), net={"depth": 4}
+        ),
     }
 
     average: float = Field(0.9995, ge=0, lt=1)  # decay of the average of the pixels, which is what is released

@@ -45,9 +45,9 @@ class TrajectoryMatching:
         "cifar-100-ipc-1": row(1, (20, 3, 20, 1000, 1e-5, 0.01)),
         "cifar-100-ipc-10": row(10, (20, 2, 20, 1000, 1e-5, 0.01)),
         "cifar-100-ipc-50": row(50, (80, 2, 40, 1000, 1e-5, 0.01), batch=125),
-        "tiny-imagenet-ipc-1": row(1, (10, 2, 10, 10_000, 1e-4, 0.01)),
-        "tiny-imagenet-ipc-10": row(10, (20, 2, 40, 10_000, 1e-4, 0.01), batch=200),
-        "tiny-imagenet-ipc-50": row(50, (20, 2, 40, 10_000, 1e-4, 0.01), batch=300),
+        "tiny-imagenet-ipc-1": row(1, (10, 2, 10, 10_000, 1e-4, 0.01), net={"depth": 4}),
+        "tiny-imagenet-ipc-10": row(10, (20, 2, 40, 10_000, 1e-4, 0.01), batch=200, net={"depth": 4}),
+        "tiny-imagenet-ipc-50": row(50, (20, 2, 40, 10_000, 1e-4, 0.01), batch=300, net={"depth": 4}),
     }
 
     ipc: int = Field(10, ge=1)  # images per class
