@@ -15,7 +15,8 @@ from attar.spec import method
 
 SMOOTH = ExpertRecipe(
     optimizer=SGD(lr=3e-3, momentum=0.9, weight_decay=1e-3),
-    schedule=Drop(at=(26 / 50,), by=0.6),
+    # behind epoch 26 of 0 to 49; the official code makes a new optimizer there, here the momentum is kept
+    schedule=Drop(at=(27 / 50,), by=0.6),
     ramp=10,
     penalty=2.0,
 )
