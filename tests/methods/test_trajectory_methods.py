@@ -346,6 +346,20 @@ def test_images_start_from_those_that_an_expert_knows(tiny_images):
         starting.correct_images(network, Two(), Numbered(), 3, torch.Generator())
 
 
+def test_labels_of_any_real_images_are_the_first_experts_logits(tiny_images, open_run, monkeypatch):
+    watch, data = Watch(monkeypatch), tiny_images()
+    experts = ExpertRecipe(**{**EXPERTS.__dict__, "epochs": 3, "optimizer": SGD(lr=0.001)})  # they know little
+    changes = {"ipc": 3, "batch": None, "window": Window(stop=1), "experts": experts}
+    made = distil(open_run, data, DifficultyAligned, init="real", steps=1, threshold=1e-9, **changes)
+    with open_run() as run:
+        known = mtt.recorded(run, NET, experts, data, None)
+    images, logits = watch.calls[0][4][:2]
+    told = FlatNetwork(NET, data)(known.experts[0][-1], images)
+    assert torch.equal(logits, told)
+    assert (told.argmax(1) != torch.arange(3).repeat_interleave(3)).any()  # and some are wrong
+    assert torch.allclose(made.labels, told.softmax(1))
+
+
 def test_labels_are_learned_with_their_own_optimizer(tiny_images, open_run, monkeypatch):
     watch = Watch(monkeypatch)
     made = distil(open_run, tiny_images(), labels="learned", label_optimizer=SGD(lr=3.0, momentum=0.9))

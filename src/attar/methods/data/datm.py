@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor
 
+from attar.artifacts import DistilledSet
+from attar.artifacts.trajectories import Trajectories
 from attar.methods.data.mtt import TrajectoryMatching
+from attar.methods.data.trajectory import start as starting
 from attar.methods.data.trajectory.experts import ExpertRecipe, Flat
+from attar.methods.data.trajectory.flat import FlatNetwork
 from attar.methods.data.trajectory.presets import SMALL, row
 from attar.methods.data.trajectory.segments import Window
 from attar.spec import method
@@ -29,8 +34,9 @@ class DifficultyAligned(TrajectoryMatching):
 
     Early epochs teach easy patterns and serve few images a class; late ones teach hard patterns and need many. The
     window of start epochs grows during the run. Images start from real ones that experts classify correctly, labels
-    from those experts' logits, and both are learned; segments whose loss is above `threshold` move nothing, and the log
-    holds the share of them. Experts are FTD's, of 100 epochs. Everything else is `TrajectoryMatching`.
+    from those experts' logits, and both are learned; with `init=real` from any images and the first expert's logits.
+    Segments whose loss is above `threshold` move nothing, and the log holds the share of them. Experts are FTD's, of
+    100 epochs. Everything else is `TrajectoryMatching`.
     """
 
     version: ClassVar = 1
@@ -66,3 +72,12 @@ class DifficultyAligned(TrajectoryMatching):
     init: Literal["real", "representative", "correct"] = "correct"
     threshold: float | None = Field(1.0, gt=0)
     experts: ExpertRecipe = ExpertRecipe(epochs=100, flat=Flat())
+
+    def first_logits(self, network: FlatNetwork, experts: Trajectories, synthetic: DistilledSet) -> Tensor:
+        """Return the logits `[n, classes]` that learned labels start from; of real images the first expert's.
+
+        These are taken where they are wrong, too, as in the official code.
+        """
+        if self.init == "real":
+            return starting.logits_of(network, experts.experts[0][-1].to(network.device), synthetic.images)
+        return super().first_logits(network, experts, synthetic)

@@ -131,7 +131,7 @@ class TrajectoryMatching:
         if self.labels == "assigned":
             labels = starting.logits_of(network, experts.experts[0][-1].to(run.device), synthetic.images)
         elif self.labels == "learned":
-            labels = starting.averaged_logits(network, experts, synthetic.images, synthetic.labels)
+            labels = self.first_logits(network, experts, synthetic)
         average = self.average if self.average_share is None else max(0.0, 1 - 1 / (self.average_share * self.steps))
         return Learned(
             run,
@@ -152,6 +152,10 @@ class TrajectoryMatching:
         if self.init == "correct":
             return starting.correct_images(network, experts, data, self.ipc, run.rng("correct"))
         return None
+
+    def first_logits(self, network: FlatNetwork, experts: Trajectories, synthetic: DistilledSet) -> Tensor:
+        """Return the logits `[n, classes]` that learned labels start from."""
+        return starting.averaged_logits(network, experts, synthetic.images, synthetic.labels)
 
     def segment(
         self, run: Run, experts: Trajectories, network: FlatNetwork, step: int
