@@ -197,6 +197,9 @@ def test_tesla_is_mtt_with_another_backward():
     changed = _changes(ConstantMemoryMatching)
     sizes = {"ipc", "steps", "student_steps", "window", "optimizer", "step_size", "step_size_lr"}  # of another row
     assert set(changed) - sizes == {"backward"}
+    papers = {"paper": 1000, "cifar-10-ipc-1": 1000, "cifar-100-ipc-50": 1000, "imagenet-ipc-1": 10_000}
+    for preset, rate in papers.items():  # for the released gradient, which is half the formula
+        assert build(ConstantMemoryMatching, preset=preset).optimizer.lr == rate / 2
 
 
 # ------------------------------------------------------------------ AST
