@@ -79,7 +79,8 @@ def choose_protocol(
 
     For a method that asks for `sre2l`, a run made with the preset `cifar` is judged by `cifar-sre2l`, where there is
     such a protocol; one made with `small` by `small-sre2l`, else by `small`. The network is the one the images were
-    made with, unless the settings name another; where a step size was learned with them, students take it.
+    made with, unless the settings name another; where a step size was learned with them, students that SGD trains take
+    it, unless the settings name another optimizer or rate.
 
     Raises:
         RecipeError: unknown protocol, or a setting that does not validate.
@@ -98,8 +99,9 @@ def choose_protocol(
     if name in STEPS:
         sizes = [size for size in STEPS[name] if size >= len(subject)] or [max(STEPS[name])]
         base["training"] = {**base["training"], "steps": STEPS[name][sizes[0]]}
-    if (lr := subject.hints.get("student_lr")) is not None:  # the step size that was learned with the images
-        base["training"] = {**base["training"], "optimizer": {"lr": lr}}
+    optimizer = base["training"].get("optimizer", {})
+    if (lr := subject.hints.get("student_lr")) is not None and optimizer.get("kind", "sgd") == "sgd":
+        base["training"] = {**base["training"], "optimizer": {**optimizer, "lr": lr}}
     return build(Protocol, dict(settings), preset=None, name="protocol", base=base)
 
 

@@ -260,6 +260,21 @@ def test_the_network_is_the_one_the_images_were_made_with_unless_named(splits):
     assert judging.choose_protocol(None, recipe, chosen(splits), {"net": "mlp"}).net == MLP()
 
 
+def test_students_take_a_learned_step_size_where_sgd_trains_them(splits):
+    learned = chosen(splits, student_lr=0.03)
+
+    def optimizer(name, **settings):
+        return judging.choose_protocol(name, {}, learned, settings).training.optimizer
+
+    assert optimizer("mtt") == SGD(lr=0.03, momentum=0.9, weight_decay=5e-4)
+    assert optimizer("tiny-imagenet-dwa") == SGD(lr=0.03, momentum=0.9, weight_decay=1e-4)
+    assert optimizer("sre2l") == AdamW(lr=1e-3, weight_decay=0.01, decays="weights")
+    assert optimizer("small-frepo") == Adam(lr=1e-3)
+    assert optimizer("mtt", **{"training.optimizer": "adam"}) == Adam()
+    assert optimizer("mtt", **{"training.optimizer.lr": 0.1}).lr == 0.1
+    assert judging.choose_protocol("mtt", {}, chosen(splits), {}).training.optimizer.lr == 0.01
+
+
 def test_an_unknown_protocol_names_the_nearest(splits):
     with pytest.raises(RecipeError, match=r"did you mean 'datadam'\?"):
         judging.choose_protocol("datadan", {}, chosen(splits), {})
