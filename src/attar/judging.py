@@ -13,6 +13,7 @@ from attar.artifacts import DistilledSet, Selection, load
 from attar.artifacts.targeted import TargetedSet
 from attar.data import Images, Splits
 from attar.errors import AttarError, RecipeError, did_you_mean
+from attar.methods.data.fyi import ALWAYS_FLIP
 from attar.methods.data.recovery.students import Lessons
 from attar.nets import NETS
 from attar.run import Plan, keys, plan
@@ -22,6 +23,8 @@ from attar.train import continual, search
 from attar.train.evaluation import evaluate
 from attar.train.protocols import PROTOCOLS, STEPS, Protocol
 from attar.train.training import Labelled
+
+FLIPPED = {"none": "flip", **ALWAYS_FLIP}  # how students of mirrored batches are shown what others are shown so
 
 Given = DistilledSet | Images
 Arms = dict[str, Callable[[int], Given]]  # name to what network k is trained on, before it is shown and labelled
@@ -78,13 +81,15 @@ def choose_protocol(
     """Return the protocol asked for, else the one that the method asks for, at the size of the run's preset.
 
     For a method that asks for `sre2l`, a run made with the preset `cifar` is judged by `cifar-sre2l`, where there is
-    such a protocol; one made with `small` by `small-sre2l`, else by `small`. The network is the one the images were
+    such a protocol; one made with `small` by `small-sre2l`, else by `small`. Students of sets that were made with
+    mirrored batches (FYI) see mirror images, unless a protocol is asked for. The network is the one the images were
     made with, unless the settings name another; where a step size was learned with them, students that SGD trains take
     it, unless the settings name another optimizer or rate.
 
     Raises:
         RecipeError: unknown protocol, or a setting that does not validate.
     """
+    mirrored = name is None and bool(subject.hints.get("mirrored"))
     if name is None:
         asked, preset = str(subject.hints.get("protocol", "dsa")), str(recipe.get("preset", "small"))
         sized = f"{preset}-{asked}"
@@ -99,6 +104,9 @@ def choose_protocol(
     if name in STEPS:
         sizes = [size for size in STEPS[name] if size >= len(subject)] or [max(STEPS[name])]
         base["training"] = {**base["training"], "steps": STEPS[name][sizes[0]]}
+    if mirrored:
+        augment = base["training"].get("augment", "none")
+        base["training"] = {**base["training"], "augment": FLIPPED.get(augment, augment)}
     optimizer = base["training"].get("optimizer", {})
     if (lr := subject.hints.get("student_lr")) is not None and optimizer.get("kind", "sgd") == "sgd":
         base["training"] = {**base["training"], "optimizer": {**optimizer, "lr": lr}}

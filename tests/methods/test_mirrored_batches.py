@@ -201,7 +201,7 @@ def test_a_base_on_trajectories_flips_always_and_so_do_its_experts(tiny_images, 
         made = MirroredBatches(base=base)(run, data=data, trajectories=experts)
     assert [len(batch.indices) for batch in seen[0][3]] == [6] * 3
     assert any(torch.equal(seen[0][1], point) for point in experts.experts[0])
-    assert made.hints["protocol"] == "fyi"
+    assert (made.hints["protocol"], made.hints["mirrored"]) == ("mtt", True)
     assert made.hints["student_lr"] > 0
     with open_run() as run, pytest.raises(RecipeError, match="such as mtt; leave them out"):
         MirroredBatches(base=BASES[0])(run, data=data, trajectories=experts)
@@ -253,14 +253,27 @@ def test_flips_stay_in_the_choice_where_asked(tiny_images, open_run):
     assert torch.equal(*made)
 
 
-def test_mirrored_sets_are_judged_with_flips(tiny_images, open_run):
+@pytest.mark.parametrize(
+    ("base", "paper"),
+    [
+        (BASES[0], (1000, "dsa-always-flip", 256)),
+        (BASES[1], (1800, "dsa-always-flip", 64)),
+        (BASES[2], (300, "flip", 256)),
+        (BASES[6], (1000, "dsa-always-flip", 128)),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_mirrored_sets_are_judged_as_their_bases_but_with_flips(base, paper, tiny_images, open_run):
     with open_run() as run:
-        made = MirroredBatches(base=BASES[0])(run, data=tiny_images())
-    recipe = {"fields": {"base": {"kind": "dm", "net": {"kind": "convnet", "depth": 1, "width": 3}}}}
+        made = MirroredBatches(base=base)(run, data=tiny_images())
+    recipe = {"fields": {"base": {"net": {"kind": "convnet", "depth": 1, "width": 3}}}}
     chosen = {name: choose_protocol(None, {**recipe, "preset": name}, made, {}) for name in ("small", "paper")}
     assert chosen["small"].training.augment == "flip"
-    assert chosen["paper"].training.augment == "dsa-always-flip"
+    training = chosen["paper"].training
+    assert (training.epochs, training.augment, training.batch) == paper
     assert {protocol.net for protocol in chosen.values()} == {NET}
+    named = choose_protocol("dsa", recipe, made, {})
+    assert (named.training.epochs, named.training.augment) == (1000, "dsa")
 
 
 @pytest.mark.parametrize(

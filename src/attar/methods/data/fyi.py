@@ -51,7 +51,7 @@ class MirroredBatches:
         if given and "trajectories" not in inputs(kind):
             raise RecipeError("recorded experts are for a base that matches trajectories, such as mtt; leave them out")
         made: DistilledSet = base(run, data=data, **given)
-        made.hints["protocol"] = "fyi"  # mirror images must come when a student is trained, too
+        made.hints["mirrored"] = True  # mirror images must come when a student is trained, too
         return made
 
     def mirrored(self) -> Any:
