@@ -194,8 +194,13 @@ class DualEncoder(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """What cosines are multiplied by, at most 100."""
-        return self.log_scale.exp().clamp_max(LARGEST_SCALE)
+        """What cosines are multiplied by."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Keep the scale to at most 100, as CLIP does after each step; a bound where it is used would hold it there."""
+        self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     def images(self, x: Tensor, gates: TowerGates | None = None) -> Tensor:
         """Return vectors of length 1 `[n, dimensions]` of images in the space that networks see."""

@@ -28,7 +28,7 @@ from attar.methods.model.paired.inheritance import Shrunk, inherit, leading_part
 from attar.methods.model.paired.teacher import DualTeacher
 from attar.methods.model.paired.training import PLAIN, Pairs, PairTraining
 from attar.methods.model.tinyclip import Lessons, TinyCLIP
-from attar.nets.dual import fresh_dual
+from attar.nets.dual import DualEncoder, fresh_dual
 from attar.nets.dual_specs import DualNet, ImageTower, TextTower
 from attar.run import AdamW
 from attar.spec import build
@@ -258,6 +258,21 @@ def test_without_a_scale_the_teacher_has_its_own_and_the_student_learns_one(pair
     assert made.module.scale.item() != pytest.approx(1 / 0.07)
     with open_run() as run:
         assert METHOD(run, data=pairs, teacher=teacher).module.scale.item() == pytest.approx(50)
+
+
+@pytest.mark.parametrize("method", [METHOD, GATED])
+def test_a_learned_scale_falls_again_from_its_bound(method, pairs, teacher, open_run, monkeypatch):
+    from attar.methods.model import tinyclip
+
+    seen = []
+    constrain = DualEncoder.constrain
+    monkeypatch.setattr(tinyclip, "START_SCALE", 1000.0)  # of random vectors, whose affinities ask for less
+    monkeypatch.setattr(DualEncoder, "constrain", lambda self: constrain(self) or seen.append(self.scale.item()))
+    with open_run() as run:
+        dataclasses.replace(method, scale=None, affinity=0.0)(run, data=pairs, teacher=teacher)
+    assert seen[0] == pytest.approx(100)
+    assert min(seen) < 100
+    assert len(seen) == 6  # every step, of gates and behind them
 
 
 def test_pictures_shown_as_they_are_are_asked_about_once(pairs, teacher, open_run, monkeypatch):

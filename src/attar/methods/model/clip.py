@@ -35,7 +35,7 @@ class ContrastivePairs:
     cut into the words of the training captions, rare and new ones into bytes.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "net": TOWERS,

@@ -40,7 +40,7 @@ class TinyCLIP:
     the first network, whose tokenizer the student has.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "stages": [
@@ -138,6 +138,7 @@ class TinyCLIP:
             for learner in learners:
                 learner.step()
             gates.constrain()
+            module.constrain()
         return module, gates.kept()
 
     def scaled(self, module: DualEncoder) -> DualEncoder:

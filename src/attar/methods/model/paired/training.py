@@ -109,3 +109,4 @@ def learn(
         module.train()
         run.backward({"pairs": loss_of(step)}, learner, joined=True)
         learner.step()
+        module.constrain()
