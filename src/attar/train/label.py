@@ -18,6 +18,7 @@ from attar.data.soft_labels import Codec, Head, SoftLabelStore, SoftLabelWriter,
 from attar.errors import DataError
 from attar.run import Run
 from attar.spec import method
+from attar.train.training import logits_of
 
 
 @method
@@ -66,8 +67,7 @@ class LabelSamples:
         if not len(rows):
             return torch.zeros(0, data.num_classes, device=run.device)
         images = self.views.images(data, head.views_key, rows % len(data), rows // len(data))
-        logits: Tensor = module(images.to(run.device))
-        return logits.float()
+        return logits_of(module, images.to(run.device)).float()
 
     def head(self, run: Run, teacher: Student, data: Images) -> Head:
         """Return what every row of the store is."""

@@ -11,6 +11,7 @@ from torch import nn
 from attar.artifacts.autoencoder import Encoder
 from attar.data.soft_labels.views import Views
 from attar.methods.model.deit_lt import TailDistillation
+from attar.methods.model.ferkd import CalibratedLabels
 from attar.methods.model.finetune import Tuning
 from attar.methods.model.g2sd import GenericToSpecific
 from attar.methods.model.kernel_self_distillation import SelfDistillation
@@ -54,6 +55,10 @@ def deit_lt(run, data, one, other):
     return TailDistillation(shown="clean", **fields)(run, data=data, teacher=one)
 
 
+def ferkd(run, data, one, other):
+    return CalibratedLabels(passes=3, crops=2, **TRAIN)(run, data=data, teacher=one)
+
+
 def g2sd(run, data, one, other):
     return GenericToSpecific(specific=Tuning(train=TUNING))(run, data=data, start=encoder(), expert=Teacher.of(one))
 
@@ -76,7 +81,7 @@ def ssld(run, data, one, other):
     return method(run, data=data, teacher=one, pool=data, scorer=other)
 
 
-@pytest.mark.parametrize("method", [deit_lt, g2sd, kernel_self_distillation, meal_v2, mtard, ssld])
+@pytest.mark.parametrize("method", [deit_lt, ferkd, g2sd, kernel_self_distillation, meal_v2, mtard, ssld])
 def test_a_teacher_may_give_its_logits_by_name(method, data, teacher_of, open_run):
     pair, made = [teacher_of(data, seed=seed).module for seed in (1, 2)], []
     for teachers in (pair, [Classifier(module) for module in pair]):
