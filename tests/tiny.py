@@ -204,6 +204,7 @@ TINY: dict[str, dict[str, Any]] = {
         "student": {"patch": 4, "width": 8, "depth": 1, "heads": 2},
         "flat": {"net": {"kind": "convnet", "depth": 1, "width": 4}, "train": {"steps": 4, "batch": 9}},
         "reweight_from": 0.5,
+        "unmix_from": 0.75,
     },
     "ferkd": {
         **{key: value for key, value in OBJECTIVE.items() if key != "train.schedule.warmup"},

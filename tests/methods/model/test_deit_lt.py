@@ -33,13 +33,15 @@ def distilled(objective, data, teacher, open_run):
 
 def test_the_answer_is_the_mean_of_two_heads(data):
     module = nets.fresh(VIT, data, torch.Generator().manual_seed(0))
-    images = data.normalised()
-    own, other = token_logits(module.head, module.embed(images))
+    images, offset = data.normalised(), torch.tensor([0.5, 0.0, -1.0])
+    own, other = token_logits(module.head, module.embed(images), offset)
     torch.testing.assert_close((own + other) / 2, module(images))
     assert not torch.allclose(own, other)
     changed = module.embed(images)
     changed[:, 8:] = 0
-    torch.testing.assert_close(token_logits(module.head, changed)[0], own)
+    alone, bias = token_logits(module.head, changed, offset)
+    torch.testing.assert_close(alone, own)
+    torch.testing.assert_close(bias, (module.head.bias - offset).expand(len(images), 3))
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -48,18 +50,24 @@ def test_a_step_trains_each_token_on_its_own_labels(late, data, teacher, open_ru
     objective = TailDistillation(
         train=steps(1, batch=9, lr=1.0), reweight_from=0.0 if late else 1.0, share=0.3, **PLAIN
     )
-    found = distilled(objective, some, teacher, open_run)
+    with open_run(threads=1) as run:
+        found = nets.fresh(VIT, some, run.rng("student"))
+        state = objective.teach(run, found, some, teacher)
     with open_run(threads=1) as run:
         module = nets.fresh(VIT, some, run.rng("student"))
         images, labels = Order(some, objective.train, run.rng).batch(0)
-    told = teacher.module(images).argmax(1)
-    own, other = token_logits(module.head, module.embed(images))
+    told, offset = teacher.module(images).argmax(1), torch.zeros(3, requires_grad=True)
+    own, other = token_logits(module.head, module.embed(images), offset)
     weights = effective_number_weights(torch.tensor([6, 2, 1]), 0.9) if late else None
     assert len(told.unique()) > 1
     loss = 0.7 * nn.functional.cross_entropy(own, labels)
     loss = loss + 0.3 * nn.functional.cross_entropy(other, told, weight=weights)
-    gradient = torch.autograd.grad(loss, module.head.weight)[0]
-    torch.testing.assert_close(found.module.head.weight.detach(), (module.head.weight - gradient).detach())
+    trained = (module.head.weight, module.head.bias, offset)
+    for old, gradient, new in zip(
+        trained, torch.autograd.grad(loss, trained), (found.head.weight, found.head.bias, state.offset), strict=True
+    ):
+        torch.testing.assert_close(new.detach(), (old - gradient).detach())
+    assert state.offset.abs().min() > 0  # each token has a bias of its own
 
 
 def test_the_teacher_sees_the_mixed_pictures_or_the_clean_ones(data, teacher, open_run):
@@ -76,8 +84,8 @@ def test_the_teacher_sees_the_mixed_pictures_or_the_clean_ones(data, teacher, op
     hook.remove()
 
 
-def test_mixing_stops_where_weighing_starts(data, open_run):
-    objective = TailDistillation(**{**PLAIN, "mixing": Mixing()}, train=steps(4, batch=9), reweight_from=0.5)
+def test_mixing_stops_at_a_step_of_its_own(data, open_run):
+    objective = TailDistillation(**{**PLAIN, "mixing": Mixing()}, train=steps(4, batch=9), unmix_from=0.5)
     from attar.train.objective import Batch, Setting
 
     with open_run(threads=1) as run:
@@ -85,7 +93,8 @@ def test_mixing_stops_where_weighing_starts(data, open_run):
         state = objective.build(Setting(run, data, module, None, {}, {}))
         images, labels = data.batch(torch.arange(0, 18, 2))
         early, late = (objective.views(state, Batch(images, labels, torch.arange(9), step), module) for step in (1, 2))
-        always = dataclasses.replace(objective, mix_to_the_end=True)
+        always = dataclasses.replace(objective, unmix_from=1.0, reweight_from=0.5)
+        state = always.build(Setting(run, data, module, None, {}, {}))
         mixed = always.views(state, Batch(images, labels, torch.arange(9), 2), module)
     assert not torch.equal(early.images, images)
     assert torch.equal(late.images, images)
@@ -181,6 +190,6 @@ def test_the_papers_defaults():
     made = TailDistillation()
     assert (made.train.epochs, made.train.batch, made.share, made.beta) == (1200, 512, 0.5, 0.9999)
     assert made.train.optimizer == AdamW(lr=5e-4, weight_decay=0.05)
-    assert made.reweight_from * 1200 == pytest.approx(1100)
+    assert (made.reweight_from * 1200, made.unmix_from * 1200) == pytest.approx((1100, 1100))
     assert (made.mixing.mixup, made.mixing.cutmix, made.mixing.smoothing) == (0.8, 1.0, 0.1)
     assert (made.flat.radius, made.flat.margin) == (0.05, 0.5)

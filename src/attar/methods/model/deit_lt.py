@@ -38,12 +38,12 @@ class TailDistillation(Objective):
 
     L = (1 − α) · CE(z_cls, mixed label) + α · CE(z_dist, argmax z_t), where teacher and student see the same strongly
     augmented and mixed pictures, which are out of the teacher's distribution. Late in the training the second term
-    weighs classes by effective numbers, and pictures are no longer mixed. The answer is the mean of both heads.
-    Without a teacher a flat, tail-aware one is trained first. Of DeiT's recipe random erasing and stochastic depth are
-    left out, and pictures are not enlarged for the student.
+    weighs classes by effective numbers, and pictures are no longer mixed, each from a step of its own on. The answer is
+    the mean of both heads, and all that remains of them. Without a teacher a flat, tail-aware one is trained first.
+    Of DeiT's recipe random erasing and stochastic depth are left out, and pictures are not enlarged for the student.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             "student": {"patch": 4, "width": 64, "depth": 4, "heads": 4},
@@ -62,7 +62,7 @@ class TailDistillation(Objective):
     answers: Literal["teacher", "labels"] = "teacher"  # labels: nobody teaches, the token learns the larger label
     shown: Literal["same", "clean"] = "same"  # clean: the teacher sees the pictures before policy and mixing, as DeiT
     reweight_from: float = Field(1100 / 1200, ge=0, le=1)  # share of the steps with equal weights; 1: never
-    mix_to_the_end: bool = False  # mix in the second stage as well, as on ImageNet
+    unmix_from: float = Field(1100 / 1200, ge=0, le=1)  # share of the steps with mixed pictures; 1: all, as on ImageNet
     beta: float = Field(0.9999, ge=0, lt=1)  # of the effective numbers
 
     def __call__(self, run: Run, *, data: Images, teacher: Teacher | None = None) -> Student:
@@ -85,7 +85,7 @@ class TailDistillation(Objective):
         return [EMBEDDING], ()
 
     def build(self, setting: Setting) -> nn.Module:
-        """Return what the steps look up: class weights, the teacher, the length of the stages.
+        """Return what the steps look up, and half the difference of the heads' biases, which is trained.
 
         Raises:
             RecipeError: the teacher is to see clean pictures, and there are only stored labels.
@@ -98,7 +98,9 @@ class TailDistillation(Objective):
         state.data, state.rng = setting.data, setting.run.rng
         state.heads = [setting.student.head]  # in a list: it is trained as the student's
         state.teacher = [setting.teacher]
-        state.late_from = self.reweight_from * self.train.total(len(setting.data))
+        state.offset = nn.Parameter(torch.zeros(setting.data.num_classes))
+        steps = self.train.total(len(setting.data))
+        state.late_from, state.plain_from = self.reweight_from * steps, self.unmix_from * steps
         made: nn.Module = state
         return made
 
@@ -107,7 +109,7 @@ class TailDistillation(Objective):
         state.clean = batch.images
         images, classes = self._augmented(state, batch), state.data.num_classes
         told = self.mixing.probabilities(batch.labels, classes)
-        if batch.step < state.late_from or self.mix_to_the_end:
+        if batch.step < state.plain_from:
             images, told = self.mixing.mixed(images, batch.labels, classes, state.rng("mixing", batch.step))
         return dataclasses.replace(batch, images=images, labels=told)
 
@@ -125,7 +127,7 @@ class TailDistillation(Objective):
 
     def terms(self, state: Any, progress: Progress, student: Seen, teacher: Seen, batch: Batch) -> Iterator[Term]:
         """Yield the class token's loss with the labels and the distillation token's with the teacher's answers."""
-        own, distilled = token_logits(state.heads[0], student.embedding)
+        own, distilled = token_logits(state.heads[0], student.embedding, state.offset)
         yield Term("class token", losses.soft_cross_entropy(own, batch.labels), 1 - self.share)
         answers = self._answers(state, teacher, batch)
         if batch.step < state.late_from:
@@ -143,13 +145,14 @@ class TailDistillation(Objective):
         return told.argmax(1)
 
 
-def token_logits(head: nn.Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+def token_logits(head: nn.Linear, embedding: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits of the class token and of the distillation token, `[n, classes]` each.
 
-    The embedding `[n, 2 · width]` is one token behind the other, and the head's answer is the mean of the two.
+    The embedding `[n, 2 · width]` is one token behind the other, and the head's answer is the mean of the two. `offset`
+    `[classes]` is half the difference of their biases, which training needs and the mean does not.
     """
     tokens, weights = embedding.chunk(2, 1), head.weight.chunk(2, 1)
     one, other = (
         nn.functional.linear(token, 2 * weight, head.bias) for token, weight in zip(tokens, weights, strict=True)
     )
-    return one, other
+    return one + offset, other - offset
