@@ -54,27 +54,27 @@ class OriginalTraining(ImprovedConsistencyTraining):
 CHANGES: Mapping[str, dict[str, Any]] = {
     "ict": {},
     "ict, squared error": {"distance": "l2"},
-    "ict, even intervals": {"pairs": Pairs(intervals=160, first=10, ends_at="first-level")},
-    "ct": {
-        "distance": "l2",
-        "weight": "none",
-        "pairs": Pairs(intervals=160, ends_at="first-level"),
-        "target": 0.9,
-    },
+    "ict, even intervals": {"chosen": "uniform"},
+    "ct": {"distance": "l2", "weight": "none", "chosen": "uniform", "target": 0.9},
 }
 
 
 class ImprovedConsistencyTrainingClaim(SamplerClaim):
     """iCT against consistency training as it was at first, on the unlabelled checkerboard, with no teacher anywhere.
 
-    All arms have one network, optimizer and budget; iCT ends with 160 intervals, the original with 150. The paper's
-    numbers in units of σ are stretched with the data's spread. Distance and chances are also exchanged alone.
+    All arms have one network, optimizer and budget, and tune the number of intervals that they end with: with the
+    paper's 150, consistency training does not arrive in 5,000 updates. The paper's numbers in units of σ are stretched
+    with the data's spread. Distance and chances are also exchanged alone.
     """
 
     id = "ict"
     title = "Improved Techniques for Training Consistency Models"
     says = "CIFAR-10, one step: FID 2.83 where consistency training had 8.70; 3.5 × better (arXiv 2310.14189, table 2)"
-    origin = "the card's 20 to 50 % lower distance; a pilot of 1,500 updates on seed 100: 0.19 against 1.12 at one rate"
+    origin = (
+        "the card's 20 to 50 % lower distance; a pilot of 1,500 updates on seed 100: 0.19 against 1.12 at one rate; "
+        "that the number of intervals is tuned was written down after a first verdict, 0.11 against 1.08, where a "
+        "pilot with 20 intervals had 0.25"
+    )
     primary = Contrast(
         method="ict", baseline="ct", metric="sliced_wasserstein_1", at=AT, scale="log-ratio", higher_is_better=False,
         worst=2.0,
@@ -87,7 +87,10 @@ class ImprovedConsistencyTrainingClaim(SamplerClaim):
     expects = 0.6
     delta = 0.3
     seeds = 10
-    grids: ClassVar = {arm: {"lr": [3e-4, 1e-3, 3e-3]} for arm in CHANGES}
+    grids: ClassVar = {
+        arm: {"lr": [5e-4, 1e-3], "intervals": [10, 20, 40] if arm == "ct" else [40, 80, 160]} for arm in CHANGES
+    }
+    limits: ClassVar = {"intervals": (4, 1280)}
     currency = "updates"
     fixed: ClassVar = ("nothing: points are drawn without end",)
     source = "checkerboard"
@@ -105,13 +108,21 @@ class ImprovedConsistencyTrainingClaim(SamplerClaim):
 
     def recipe(self, name: str, trial: Trial) -> ImprovedConsistencyTraining:
         """Return what an arm trains with."""
-        fields = dict(CHANGES[name])
-        pairs = fields.pop("pairs", Pairs(intervals=160, first=10, chosen="log-normal", ends_at="first-level"))
-        cls = OriginalTraining if name == "ct" else ImprovedConsistencyTraining
+        fields, intervals = dict(CHANGES[name]), trial["intervals"]
+        pairs = Pairs(
+            intervals=intervals,
+            first=min(10, intervals),
+            chosen=fields.pop("chosen", "log-normal"),
+            mean=-1.1 + math.log(UNIT),
+            ends_at="first-level",
+        )
+        cls = ImprovedConsistencyTraining
+        if name == "ct":
+            cls, fields["last_levels"] = OriginalTraining, intervals
         return cls(
             teaching=Diffusion(net=PointMLP(frequency=1.0), process=EdmProcess(sigma_max=80 * UNIT, sigma_data=SPREAD)),
             train=self.training(trial, optimizer=RAdam(lr=trial["lr"]), clip=None),
-            pairs=dataclasses.replace(pairs, mean=-1.1 + math.log(UNIT)),
+            pairs=pairs,
             constant=None if fields.get("distance") == "l2" else 0.00054 * math.sqrt(2) * UNIT,
             times=(0.821 * UNIT,),
             **fields,
