@@ -280,6 +280,53 @@ def test_representative_images_lie_nearest_to_the_centres_of_their_class(ipc, ti
         assert torch.allclose(distances[mine].min(0).values, distances.min(0).values, atol=1e-4)
 
 
+class Seen(FlatNetwork):
+    """Notes the batches it is shown."""
+
+    def __call__(self, parameters, images):
+        self.batches.append(images)
+        return super().__call__(parameters, images)
+
+
+@pytest.mark.parametrize(("norm", "classes"), [("instance", 1), ("batch", 3)])
+def test_where_images_are_chosen_batch_norms_see_all_classes_mixed(norm, classes, tiny_images, monkeypatch):
+    monkeypatch.setattr(starting, "CHUNK", 12)
+    data = tiny_images()
+    network = Seen(ConvNet(depth=1, width=3, norm=norm), data)
+    ends = [network.fresh(torch.Generator().manual_seed(seed)) for seed in range(30)]
+    experts = Trajectories([torch.stack([end, end]) for end in ends], NET, data)
+
+    def shown():
+        real = data.normalised()
+        return [
+            {int(data.labels[(real == image).flatten(1).all(1)][0]) for image in batch} for batch in network.batches
+        ]
+
+    for choose in (
+        lambda: starting.representative_images(network, ends[0], data, 2, seed=0),
+        lambda: starting.correct_images(network, experts, data, 2, torch.Generator()),
+    ):
+        network.batches = []
+        chosen = choose()
+        assert data.labels[chosen].tolist() == [0, 0, 1, 1, 2, 2]
+        assert {len(seen) for seen in shown()} == {classes}
+        assert {len(batch) for batch in network.batches} == {12} or classes == 1
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_logits_come_back_in_the_order_of_the_images(norm, tiny_images, monkeypatch):
+    data = tiny_images()
+    network = FlatNetwork(ConvNet(depth=1, width=3, norm=norm), data)
+    weights, images = network.fresh(torch.Generator().manual_seed(2)), data.normalised()
+    whole = network(weights, images)
+    assert torch.allclose(starting.logits_of(network, weights, images), whole, atol=1e-5)
+    monkeypatch.setattr(starting, "CHUNK", 18)
+    halves = starting.logits_of(network, weights, images)
+    assert torch.allclose(halves, whole, atol=1e-5 if norm == "instance" else 0.3)
+    by_class = torch.cat([network(weights, part) for part in images.split(12)])
+    assert torch.allclose(by_class, whole, atol=1e-5) or (halves - whole).norm() < (by_class - whole).norm() / 2
+
+
 def test_representative_images_are_refused_where_a_class_is_too_small(tiny_images):
     data = tiny_images()
     network = FlatNetwork(NET, data)
@@ -303,6 +350,7 @@ class Fixed:
     """Stands in for a flat network: its weights pick a table of logits by image."""
 
     device = torch.device("cpu")
+    module = torch.nn.Identity()
 
     def __init__(self, tables):
         self.tables = tables

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from attar import nets
 from attar.artifacts.trajectories import Trajectories
 from attar.data import Images
 from attar.errors import DataError
 from attar.methods.data.trajectory.flat import FlatNetwork
 
+CHUNK = 512  # images that go through a network together
 
-def logits_of(network: FlatNetwork, weights: Tensor, images: Tensor, chunk: int = 512) -> Tensor:
+
+def logits_of(network: FlatNetwork, weights: Tensor, images: Tensor) -> Tensor:
     """Return an expert's logits `[n, classes]` of images in the space networks see."""
-    with torch.no_grad():
-        return torch.cat([network(weights, part) for part in images.split(chunk)])
+    return _logits(network, weights, images.__getitem__, torch.arange(len(images)))
 
 
-def _real_logits(network: FlatNetwork, weights: Tensor, data: Images, indices: Tensor, chunk: int = 512) -> Tensor:
+def _logits(network: FlatNetwork, weights: Tensor, show: Callable[[Tensor], Tensor], indices: Tensor) -> Tensor:
+    """Return logits `[n, classes]` of what `show` gives for indices `[n]`.
+
+    A batch norm takes away what its batch has in common, so it is shown them mixed, in batches alike: those of one
+    class among themselves would lose what tells it from the others.
+    """
+    if nets.batch_statistics(network.module):
+        order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))
+        parts, back = indices[order].tensor_split(-(-len(order) // CHUNK)), order.argsort()
+    else:
+        parts, back = indices.split(CHUNK), torch.arange(len(indices))
     with torch.no_grad():
-        return torch.cat([network(weights, data.normalised(part)) for part in indices.split(chunk)])
+        return torch.cat([network(weights, show(part)) for part in parts])[back]
+
+
+def _real_logits(network: FlatNetwork, weights: Tensor, data: Images) -> Callable[[Tensor], Tensor]:
+    """Return a function from indices `[n]` of real images to logits; a batch norm is shown all of the data, once."""
+    if not nets.batch_statistics(network.module):
+        return lambda indices: _logits(network, weights, data.normalised, indices)
+    whole = _logits(network, weights, data.normalised, torch.arange(len(data)))
+    return whole.__getitem__
 
 
 def representative_images(network: FlatNetwork, weights: Tensor, data: Images, ipc: int, seed: int) -> Tensor:
@@ -33,11 +56,11 @@ def representative_images(network: FlatNetwork, weights: Tensor, data: Images, i
     """
     from sklearn.cluster import KMeans
 
-    chosen = []
+    told, chosen = _real_logits(network, weights, data), []
     for label, members in enumerate(data.by_class):
         if len(members) < ipc:
             raise DataError(f"class '{data.classes[label]}' has {len(members)} images, {ipc} were asked for; lower ipc")
-        logits = _real_logits(network, weights, data, members).cpu()
+        logits = told(members).cpu()
         count = min(ipc, 10)
         means = KMeans(count, n_init=3, random_state=(seed + label) % 2**32).fit(logits.numpy())
         distances = torch.cdist(logits, torch.from_numpy(means.cluster_centers_).to(logits))
@@ -58,16 +81,21 @@ def correct_images(network: FlatNetwork, experts: Trajectories, data: Images, ip
     Raises:
         DataError: the experts together classify fewer than `ipc` images of a class correctly.
     """
+
+    @functools.cache
+    def told(expert: int) -> Callable[[Tensor], Tensor]:
+        return _real_logits(network, experts.experts[expert][-1].to(network.device), data)
+
     chosen = []
     for label, members in enumerate(data.by_class):
         order = members[torch.randperm(len(members), generator=rng)]
         found = torch.zeros(0, dtype=torch.int64)
         for part in (order[: 64 * ipc], order[64 * ipc :]):
             left = part
-            for expert in experts.experts:
+            for expert in range(len(experts.experts)):
                 if len(found) >= ipc or not len(left):
                     break
-                right = _real_logits(network, expert[-1].to(network.device), data, left).argmax(1).cpu() == label
+                right = told(expert)(left).argmax(1).cpu() == label
                 found, left = torch.cat([found, left[right]]), left[~right]
         if len(found) < ipc:
             raise DataError(
