@@ -168,6 +168,23 @@ def test_updates_and_epochs_come_from_the_papers_table(ipc, updates, epochs):
     assert (training and training.steps) == (epochs and epochs * -(-count // 256))
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"ipc": 4}, "4 images a class; where they are not set, those for 1 are taken: updates=1 and epochs=1"),
+        ({"ipc": 4, "updates": 1}, "those for 1 are taken"),
+        ({"ipc": 4, "updates": 1, "epochs": 0}, ""),
+        ({"ipc": 1}, ""),
+    ],
+)
+def test_what_the_papers_table_does_not_list_is_told(fields, told, tiny_images, open_run, capsys):
+    with open_run() as run:
+        GradientMatching(**{**FIELDS, **fields}, steps=1)(run, data=tiny_images())
+    said = capsys.readouterr().err
+    assert told in said
+    assert bool(said) == bool(told)
+
+
 @pytest.mark.compiler
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_a_network_whose_training_is_compiled_once_matches_the_same_images(norm, tiny_images, open_run):

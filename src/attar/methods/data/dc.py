@@ -15,6 +15,7 @@ from attar.data import Images
 from attar.losses.matching import GradientDistance
 from attar.methods.data.views import Shown, SiameseViews
 from attar.nets import ConvNet, Net
+from attar.progress import tell
 from attar.run import SGD, Constant, Learner, Optimizer, Run
 from attar.spec import method
 from attar.train.training import TensorSource, Training, batch_loss, fit
@@ -82,8 +83,10 @@ class GradientMatching(Shown):
 
     ipc: int = Field(10, ge=1)  # images per class
     steps: int = Field(1000, ge=1)  # networks, the paper's K
-    updates: int | None = Field(None, ge=1)  # of the images per network; none: the paper's for this ipc
-    epochs: int | None = Field(None, ge=0)  # of network training between two updates; none: the paper's for this ipc
+    updates: int | None = Field(
+        None, ge=1
+    )  # of the images per network; none: the paper's for this ipc or the next below
+    epochs: int | None = Field(None, ge=0)  # of network training between two updates; none: as for `updates`
     optimizer: Optimizer = SGD(lr=0.1, momentum=0.5)  # of the pixels, kept across networks; for an MLP the paper: 0.01
     net_optimizer: Optimizer = SGD(lr=0.01)
     real_batch: int = Field(256, ge=1)  # real images per class and update
@@ -94,6 +97,10 @@ class GradientMatching(Shown):
     mirror: bool = False  # the mirror image of every synthetic image counts as well (FYI)
 
     def __call__(self, run: Run, *, data: Images) -> DistilledSet:
+        if self.listed != self.ipc and None in (self.updates, self.epochs):
+            updates, epochs = self.schedule[self.listed]
+            told = f"where they are not set, those for {self.listed} are taken: updates={updates} and epochs={epochs}"
+            run.first(lambda: tell(f"the paper has no updates and epochs for {self.ipc} images a class; {told}"))
         start = DistilledSet.from_real if self.init == "real" else DistilledSet.from_noise
         protocol = "dc" if self.augment == "none" else "dsa"
         synthetic = start(data, self.ipc, run.rng("init"), protocol=protocol)
@@ -115,9 +122,14 @@ class GradientMatching(Shown):
                 fit(network, source, training, lambda name, *at, step=step: run.rng(name, step, *at), loss_of)
         return synthetic
 
+    @property
+    def listed(self) -> int:
+        """The most images a class, `ipc` or fewer, for which the paper says updates and epochs."""
+        return max(ipc for ipc in self.schedule if ipc <= self.ipc)
+
     def path(self, count: int) -> tuple[int, Training | None]:
         """Return the updates per network, and how it is trained on `count` images between two of them."""
-        known = self.schedule[max(ipc for ipc in self.schedule if ipc <= self.ipc)]
+        known = self.schedule[self.listed]
         updates = known[0] if self.updates is None else self.updates
         epochs = known[1] if self.epochs is None else self.epochs
         if epochs == 0 or updates == 1:
