@@ -334,7 +334,7 @@ def test_representative_images_are_refused_where_a_class_is_too_small(tiny_image
         starting.representative_images(network, network.fresh(torch.Generator()), data, 13, seed=0)
 
 
-def test_ast_is_mtt_with_smooth_experts_and_six_options():
+def test_ast_is_mtt_with_smooth_experts_and_five_options():
     assert SMOOTH.optimizer == SGD(lr=3e-3, momentum=0.9, weight_decay=1e-3)
     assert [SMOOTH.schedule.factor(epoch, 50) for epoch in (26, 27, 49)] == [1, 0.6, 0.6]
     assert (SMOOTH.ramp, SMOOTH.penalty) == (10, 2.0)

@@ -27,7 +27,7 @@ class SmoothExperts(TrajectoryMatching):
     """Match experts that are strong and smooth, with a student that is held to them (Shen et al. 2023, 2310.10541).
 
     Experts have momentum and weight decay, a loss that is ramped up (`experts.ramp`) and a penalty on their input
-    gradient (`experts.penalty`). The student has six options of its own, each a field: representative images to start
+    gradient (`experts.penalty`). The student has five options of its own, each a field: representative images to start
     from (`init`), momentum (`student_momentum`), larger steps in late segments (`balanced`), the epochs in between
     (`intermediate`) and a perturbed start (`perturbation`). Everything else is `TrajectoryMatching`.
     """
