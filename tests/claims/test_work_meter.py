@@ -29,6 +29,18 @@ def test_a_restored_meter_counts_on_from_the_checkpoint():
     assert meter.costs()["updates"] == 4
 
 
+def test_what_a_given_teacher_s_training_takes_stands_apart():
+    meter = Meter()
+    meter.add(forward=4)
+    with meter.teaching():
+        meter.add(updates=3, forward=30, backward=30)
+    with meter.teaching():
+        meter.add(forward=5, backward=5)
+    meter.add(forward=6, teacher_calls=6)
+    costs = meter.costs()
+    assert (costs["teaching"], costs["passes"], costs["updates"], costs["teacher_calls"]) == (70, 10, 0, 6)
+
+
 def test_bad_amounts_are_explained():
     with pytest.raises(RecipeError, match="did you mean 'updates'"):
         Meter().add(update=1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from attar.errors import RecipeError, did_you_mean
 
@@ -14,6 +15,7 @@ CURRENCIES: Mapping[str, str] = {
     "forward": "images through a forward pass of any network: teacher, fake score, discriminator, views, roll-outs",
     "backward": "images through a backward pass of any network",
     "passes": "forward and backward passes together",
+    "teaching": "passes that trained the teachers that are asked, beside all others: a teacher is given",
     "tokens": "tokens seen, both members of a pair counted",
     "teacher_calls": "samples answered by the teacher, guidance counted twice",
     "evaluations": "network evaluations when the result is used, guidance counted twice",
@@ -55,6 +57,21 @@ class Meter:
             if not amount >= 0:
                 raise RecipeError(f"an amount of '{name}' is at least 0, got {amount}")
             self._spent[name] += amount
+
+    @contextmanager
+    def teaching(self) -> Iterator[None]:
+        """Count the passes of what is inside as `teaching` and nothing else of it: it is printed and does not bind.
+
+        >>> meter = Meter()
+        >>> with meter.teaching():
+        ...     meter.add(forward=512, backward=256)
+        >>> meter.costs()["teaching"], meter.costs()["passes"]
+        (768.0, 0.0)
+        """
+        before = self.costs()
+        yield
+        passes = self.costs()["passes"] - before.pop("passes")
+        self._spent |= {**before, "teaching": before["teaching"] + passes}
 
     def state_dict(self) -> dict[str, float]:
         """Return what was spent, for a checkpoint."""
