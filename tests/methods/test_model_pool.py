@@ -26,8 +26,9 @@ def pair(data):
     return data.normalised(torch.tensor([0, 12, 24])), torch.randn(3, 3, generator=rng)
 
 
-def made(run, data, **fields):
-    return ModelPool(run, Pool(**{"size": 3, "max_age": 2, "optimizer": SGD(lr=0.1), **fields}), NET, data)
+def made(run, data, exceed=False, **fields):
+    pool = Pool(**{"size": 3, "max_age": 2, "optimizer": SGD(lr=0.1), **fields})
+    return ModelPool(run, pool, NET, data, exceed=exceed)
 
 
 def weights(pool, k=0):
@@ -83,6 +84,16 @@ def test_a_network_of_the_oldest_age_is_drawn_anew_and_ages_again(open_run, data
     norm = pool.networks[0].stages[0][1]
     assert norm.running_mean.tolist() == [0.0] * 4
     assert norm.running_var.tolist() == [1.0] * 4
+
+
+def test_a_network_may_have_to_exceed_the_oldest_age(open_run, data, pair):
+    with open_run() as run:
+        pool = made(run, data, exceed=True, size=1)
+        ages = []
+        for _ in run.loop("visit", 6):
+            pool.visit(0, *pair)
+            ages.append(pool.ages[0])
+    assert ages == [1, 2, 3, 0, 1, 2]
 
 
 def test_large_sets_are_learned_a_sample_at_a_time(open_run, data, monkeypatch):

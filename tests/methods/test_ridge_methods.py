@@ -231,6 +231,16 @@ def test_frepos_pool_starts_at_spread_ages_and_learns_the_set_at_every_visit(ope
     assert sum(now != before for now, before in zip(ages[-1], ages[0], strict=True)) > 1  # more than one is visited
 
 
+@pytest.mark.parametrize(("method", "oldest"), [(FeatureRegression(**FREPO), 3), (SelfSupervisedTransfer(**KRR), 2)])
+def test_frepos_networks_exceed_the_oldest_age_and_krr_sts_reach_it(open_run, data, monkeypatch, method, oldest):
+    ages = []
+    visit = ModelPool.visit
+    monkeypatch.setattr(ModelPool, "visit", lambda pool, *rest: (visit(pool, *rest), ages.append(pool.ages[0])))
+    pool = Pool(size=1, max_age=2, optimizer=SGD(lr=0.01))
+    distil(open_run, dataclasses.replace(method, steps=9, pool=pool), data)
+    assert set(ages) == set(range(oldest + 1))
+
+
 def test_a_network_sees_the_set_as_it_was_just_moved(open_run, data, monkeypatch):
     seen = []
     visit = ModelPool.visit

@@ -30,7 +30,7 @@ class FeatureRegression:
     learned labels.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {
             "steps": 600,
@@ -61,7 +61,7 @@ class FeatureRegression:
             "support", [images, targets], self.optimizer, schedule=Cosine(final=0.1), steps=self.steps
         )
         order = Order(data, Training(steps=self.steps, batch=self.real_batch), run.rng)
-        pool = ModelPool(run, self.pool, self.net, data)
+        pool = ModelPool(run, self.pool, self.net, data, exceed=True)
         pool.age([self.pool.max_age * k // self.pool.size for k in range(self.pool.size)], images, targets)
         for step in run.loop("match", self.steps):
             number = pool.pick(run.rng("network", step))

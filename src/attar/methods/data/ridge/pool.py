@@ -34,10 +34,12 @@ class ModelPool:
         pool: size, oldest age and training.
         net: their architecture.
         shape: of their inputs and outputs.
+        exceed: whether a network is drawn anew where its age exceeds the oldest, as FRePo's official code has it, and
+            not where it has reached it, as KRR-ST's has it.
     """
 
-    def __init__(self, run: Run, pool: Pool, net: Net, shape: ImageShape) -> None:
-        self.run, self.pool = run, pool
+    def __init__(self, run: Run, pool: Pool, net: Net, shape: ImageShape, *, exceed: bool = False) -> None:
+        self.run, self.pool, self.oldest = run, pool, pool.max_age + exceed
         self.networks = [
             nets.fresh(net, shape, run.rng("pool network", k), device=run.device).eval() for k in range(pool.size)
         ]
@@ -61,12 +63,12 @@ class ModelPool:
         return int(torch.randint(self.pool.size, (), generator=rng))
 
     def visit(self, number: int, images: Tensor, targets: Tensor) -> None:
-        """Train a network by a step on the set or, where it has reached the oldest age, draw it anew at age 0.
+        """Train a network by a step on the set or, where it is too old, draw it anew at age 0.
 
         In the official code of KRR-ST the age of a network that was drawn anew stays, so that from then on every visit
         draws it anew; here it starts over.
         """
-        if self.learners[number].steps < self.pool.max_age:
+        if self.learners[number].steps < self.oldest:
             self.learn(number, images, targets)
         else:
             rng = self.run.rng("renew", self.run.step)
