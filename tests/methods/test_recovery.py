@@ -324,7 +324,7 @@ def test_the_teacher_climbs_by_the_radius_in_the_direction_of_the_gradient(tiny_
     loss = functional.cross_entropy(teacher.module(images), labels)
     gradient = torch.autograd.grad(loss, list(teacher.module.parameters()))
     length = torch.cat([g.flatten() for g in gradient]).norm()
-    ascend(network, images, labels, steps=1, radius=0.5, jitter=0, rng=torch.Generator())
+    ascend(network, images, labels, steps=1, radius=0.5)
     for old, new, g in zip(before, network.parameters(), gradient, strict=True):
         torch.testing.assert_close(new.detach() - old, 0.5 * g / length, rtol=1e-3, atol=1e-6)
         assert not new.requires_grad
@@ -337,7 +337,7 @@ def test_several_steps_climb_further_than_one_of_the_same_length_and_stay_within
     losses, lengths = [], []
     for steps in (1, 12):
         network = copy.deepcopy(teacher.module)
-        ascend(network, images, labels, steps=steps, radius=1.0, jitter=0, rng=torch.Generator())
+        ascend(network, images, labels, steps=steps, radius=1.0)
         losses.append(functional.cross_entropy(network(images), labels).item())
         moved = zip(network.parameters(), teacher.module.parameters(), strict=True)
         lengths.append(float(torch.cat([(a - b).detach().flatten() for a, b in moved]).norm()))
@@ -353,7 +353,7 @@ def test_statistics_and_the_given_teacher_are_left_as_they_were(open_run, tiny_i
     assert all(torch.equal(value, state[name]) for name, value in teacher.module.state_dict().items())
     network = copy.deepcopy(teacher.module)
     images, labels = data.batch(torch.tensor([0, 12, 24]))
-    ascend(network, images, labels, steps=3, radius=1.0, jitter=0, rng=torch.Generator())
+    ascend(network, images, labels, steps=3, radius=1.0)
     for (name, old), new in zip(state.items(), network.state_dict().values(), strict=True):
         assert torch.equal(old, new) == ("running" in name or "batches" in name), name
 
@@ -379,6 +379,23 @@ def test_adjustments_start_from_the_trained_weights_for_every_batch(open_run, ti
         assert settings["radius"] == pytest.approx(0.5 * float(length), rel=1e-5)
         assert settings["steps"] == 4
         assert all((data.normalised() - image).abs().amax((1, 2, 3)).min() == 0 for image in images)  # real ones
+
+
+def test_the_teacher_climbs_away_from_the_view_of_the_first_step(open_run, tiny_images, teacher, monkeypatch):
+    from attar.methods.data.recovery import recover
+
+    climbed, seen = [], []
+    monkeypatch.setattr(recover, "ascend", lambda network, images, labels, **settings: climbed.append(images))
+    monkeypatch.setattr(recover, "logits_of", lambda network, images: seen.append(images) or logits_of(network, images))
+    data = tiny_images(channels=3)
+    crops = Crops(smallest=0.3)
+    made = recovered(open_run, data, DirectedAdjustment, teacher=teacher, steps=2, jitter=3, crops=crops)
+    assert len(made) == 6
+    assert [len(climbed), len(seen)] == [2, 4]
+    for first, step in zip(climbed, seen[::2], strict=True):
+        assert torch.equal(first, step)
+        real = (data.normalised() - first[:1]).abs().amax((1, 2, 3))
+        assert float(real.min()) > 0.1  # cropped and rolled
 
 
 def test_dwa_without_its_parts_is_sre2l(open_run, tiny_images, teacher):

@@ -22,7 +22,7 @@ class DirectedAdjustment(SqueezeRecover):
     Everything else is `SqueezeRecover`; `init=noise`, `adjustment=null` and `variance_weight=1` take the parts away.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     protocol: ClassVar = "dwa"
     presets: ClassVar = {
         "small": {**SMALL, **DIRECTED},

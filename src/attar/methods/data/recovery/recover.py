@@ -141,19 +141,21 @@ class Recoverer:
         radius = adjustment.radius
         if adjustment.relative:
             radius *= float(torch.nn.utils.get_total_norm(list(network.parameters())))
-        rng = self.run.rng("adjustment", number)
-        images = batch.show(batch.start).detach()
-        jitter, steps = self.recovery.jitter, adjustment.steps
-        ascend(network, images, batch.labels, steps=steps, radius=radius, jitter=jitter, rng=rng)
+        images = self.shown(batch.show(batch.start).detach(), number, 0)  # as the first step will see them
+        ascend(network, images, batch.labels, steps=adjustment.steps, radius=radius)
 
-    def terms(self, batch: Batch, images: Tensor, number: int, inner: int) -> dict[str, Tensor]:
-        """Return the two terms of the loss of images `[n, C, H, W]`: their class, and the batch norms' statistics."""
+    def shown(self, images: Tensor, number: int, inner: int) -> Tensor:
+        """Return images `[n, C, H, W]` of a batch in the view of one of its steps, which all of them share."""
         recovery = self.recovery
         step = number * recovery.steps + inner  # as if batches came one by one, whatever the number of processes
         if recovery.crops is not None:
             images = recovery.crops(images, inner, recovery.steps, self.run.key("crop", step))
-        images = rolled(images, recovery.jitter, self.run.rng("roll", step), both_ways=recovery.both_ways)
-        logits = logits_of(self.networks[batch.network], images)
+        return rolled(images, recovery.jitter, self.run.rng("roll", step), both_ways=recovery.both_ways)
+
+    def terms(self, batch: Batch, images: Tensor, number: int, inner: int) -> dict[str, Tensor]:
+        """Return the two terms of the loss of images `[n, C, H, W]`: their class, and the batch norms' statistics."""
+        recovery = self.recovery
+        logits = logits_of(self.networks[batch.network], self.shown(images, number, inner))
         distance = self.norms[batch.network].distance(
             first_weight=recovery.first_weight, variance_weight=recovery.variance_weight
         )

@@ -79,18 +79,16 @@ class BatchNorms:
         return statistics_distance(found, wanted, first_weight=first_weight, variance_weight=variance_weight)  # type: ignore[arg-type]
 
 
-def ascend(
-    network: nn.Module, images: Tensor, labels: Tensor, *, steps: int, radius: float, jitter: int, rng: torch.Generator
-) -> None:
+def ascend(network: nn.Module, images: Tensor, labels: Tensor, *, steps: int, radius: float) -> None:
     """Move the network's parameters, in place, to where it fits these images less (arXiv 2409.17612, equation 9).
 
     `steps` times θ ← θ + (radius / steps) · g / ‖g‖₂, with g the gradient of the cross-entropy at θ of the images
-    `[n, C, H, W]`, rolled by up to `jitter` pixels, and ‖·‖₂ over all parameters together. The statistics of batch
-    norms stay as they are.
+    `[n, C, H, W]`, one view of them in all steps as in the official code, and ‖·‖₂ over all parameters together. The
+    statistics of batch norms stay as they are.
     """
     parameters = [p.requires_grad_() for p in network.parameters()]
     for _ in range(steps):
-        loss = losses.cross_entropy(logits_of(network, rolled(images, jitter, rng)), labels)
+        loss = losses.cross_entropy(logits_of(network, images), labels)
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         moved = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
         length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for _, g in moved]))
