@@ -258,8 +258,9 @@ def test_learning_rates_fall_as_in_the_papers(open_run, data, monkeypatch):
     assert (spy.given["support"]["schedule"].kind, spy.given["support"]["schedule"].final) == ("cosine", 0.1)
     assert spy.given["support"]["steps"] == 1
     distil(open_run, SelfSupervisedTransfer(**KRR, clip=0.5), data)
-    assert (spy.given["support"]["schedule"].kind, spy.given["support"]["schedule"].final) == ("linear", 1e-3)
-    assert spy.given["support"]["clip"] == 0.5
+    for name in ("images", "targets"):
+        assert (spy.given[name]["schedule"].kind, spy.given[name]["schedule"].final) == ("linear", 1e-3)
+        assert spy.given[name]["clip"] == 0.5
 
 
 def test_frepo_learns_a_set_that_predicts_more_with_a_fresh_network(open_run, tiny_images):
@@ -319,6 +320,17 @@ def test_krr_st_starts_from_real_images_with_what_the_teacher_says_of_them(open_
     torch.testing.assert_close(made.targets, teacher.module(made.images).detach())
     assert made.classes == ("unlabelled",)
     assert not made.labelled
+
+
+def test_gradients_of_images_and_of_targets_are_clipped_apart(open_run, data, teacher):
+    start, made = (
+        distil(
+            open_run, SelfSupervisedTransfer(**{**KRR, "optimizer": SGD(lr=lr), "clip": 1e-6}), data, teacher=teacher
+        )
+        for lr in (0.0, 1e6)
+    )
+    for before, after in ((start.images, made.images), (start.targets, made.targets)):
+        assert float((after - before).norm()) == pytest.approx(1.0, rel=0.01)
 
 
 def test_labels_play_no_part(open_run, data):

@@ -36,7 +36,7 @@ class SelfSupervisedTransfer:
     these images, without that data, is left out: it needs no target that was learned here.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {
             "images": 50,
@@ -55,7 +55,7 @@ class SelfSupervisedTransfer:
     images: int = Field(1000, ge=1)  # in all; defaults are the paper's for CIFAR-100
     steps: int = Field(160_000, ge=1)  # of the images
     optimizer: Optimizer = AdamW(lr=1e-4, weight_decay=0)  # of pixels and targets, along a line to a thousandth
-    clip: float | None = Field(None, gt=0)  # largest length of the gradient
+    clip: float | None = Field(None, gt=0)  # largest length of the gradient of the images, and of that of the targets
     real_batch: int = Field(1024, ge=1)  # real images a step
     augment: str = "crop-and-flip"  # of the real images, before teacher and network see them
     net: Net = DoublingConvNet(depth=3, width=128, norm="batch")
@@ -70,14 +70,10 @@ class SelfSupervisedTransfer:
         synthetic = unlabelled(data, torch.randperm(len(data), generator=run.rng("init"))[: self.images])
         with torch.no_grad():
             targets = known(synthetic.images)
-        support = run.learner(
-            "support",
-            [synthetic.images, targets],
-            self.optimizer,
-            schedule=Linear(final=1e-3),
-            steps=self.steps,
-            clip=self.clip,
-        )
+        support = [
+            run.learner(name, each, self.optimizer, schedule=Linear(final=1e-3), steps=self.steps, clip=self.clip)
+            for name, each in (("images", synthetic.images), ("targets", targets))
+        ]
         pool = ModelPool(run, self.pool, self.net, Shape(data.channels, data.size, targets.shape[1]))
         ages = torch.randint(1, self.pool.max_age + 1, (self.pool.size,), generator=run.rng("ages"))
         pool.age(ages.tolist(), synthetic.images, targets)
@@ -85,7 +81,9 @@ class SelfSupervisedTransfer:
         for step in run.loop("match", self.steps):
             number = pool.pick(run.rng("network", step))
             real, _ = order.batch(step)
-            support.update(self.mismatch(pool.networks[number], known, real, synthetic.images, targets))
+            run.backward(self.mismatch(pool.networks[number], known, real, synthetic.images, targets), *support)
+            for learner in support:
+                learner.step()
             pool.visit(number, synthetic.images, targets)
         return TargetedSet.of(synthetic, targets)
 
