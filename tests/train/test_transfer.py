@@ -8,7 +8,7 @@ import torch
 from attar import nets
 from attar.metrics import accuracy
 from attar.nets import ConvNet
-from attar.run import SGD, Adam
+from attar.run import SGD, Adam, Constant, Cosine
 from attar.train.regression import Shape, TargetSource, regression_loss
 from attar.train.training import Training, predict
 from attar.train.transfer import Transfer, features, finetuned, pretrained, probed
@@ -105,3 +105,4 @@ def test_the_defaults_are_krr_sts():
     assert transfer.net.widths == (128, 256, 512)
     assert transfer.pretraining.total(1000) == 4000  # 1000 passes
     assert transfer.finetuning.total(1000) == 10_000
+    assert (transfer.pretraining.schedule, transfer.finetuning.schedule) == (Constant(), Cosine())

@@ -14,7 +14,7 @@ from attar.metrics import accuracy
 from attar.nets import DoublingConvNet, Net
 from attar.nets.initialise import ImageShape
 from attar.nets.network import Network
-from attar.run import SGD, Cosine
+from attar.run import SGD, Constant, Cosine
 from attar.spec import spec
 from attar.train.regression import Shape, TargetSource, regression_loss
 from attar.train.training import Labelled, Stream, Training, fit, predict
@@ -28,7 +28,7 @@ class Transfer:
 
     net: Net = DoublingConvNet(depth=3, width=128, norm="batch")
     pretraining: Training = Training(
-        epochs=999, optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-3), schedule=Cosine()
+        epochs=999, optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-3), schedule=Constant()
     )  # on the set's targets
     finetuning: Training = Training(
         steps=10_000,
