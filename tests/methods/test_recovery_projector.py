@@ -22,8 +22,9 @@ from attar.methods.data.recovery.encoder import (
     read_encoder,
     turned,
 )
-from attar.methods.data.recovery.projector import ProjectedLoss, Projector, projection_loss
+from attar.methods.data.recovery.projector import LowRank, ProjectedLoss, Projector, projection_loss
 from attar.nets import ConvNet, efficientnet, fresh
+from attar.nets.initialise import seeded
 from attar.run import Adam
 from attar.train.training import Training
 from elsewhere import THERE, elsewhere, place
@@ -78,9 +79,39 @@ def test_before_training_the_projector_is_the_encoders_own_classifier(data, stud
     directions = class_means(encoder, data, torch.Generator().manual_seed(0))
     projector = Projector(encoder, directions, rank=2, head_rank=2)
     x = data.normalised()
-    expected = 10.0 * functional.normalize(student.module.embed(x), dim=1) @ directions.T
+    expected = functional.normalize(student.module.embed(x), dim=1) @ directions.T
     torch.testing.assert_close(projector(x), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(projector.directions, directions)
+
+
+def test_the_scale_is_the_one_that_fits_logits_best_whatever_their_classes_have_in_common(data, student):
+    encoder = NetworkEncoder(student.module)
+    made = Projector(encoder, class_means(encoder, data, torch.Generator().manual_seed(0)), rank=1, head_rank=1)
+    x, rng = data.normalised(), torch.Generator().manual_seed(3)
+    cosines = made(x).detach()
+    wanted = 37.0 * cosines + torch.randn(cosines.shape, generator=rng)
+    design = cosines - cosines.mean(1, keepdim=True)
+    best = torch.linalg.lstsq(design.reshape(-1, 1), (wanted - wanted.mean(1, keepdim=True)).reshape(-1, 1)).solution
+    assert float(best) == pytest.approx(37, rel=0.5)
+    for _ in range(2):  # from any scale
+        made.fit_scale(x, wanted - 100 * torch.rand(len(x), 1, generator=rng))
+        assert float(made.log_scale.detach().exp()) == pytest.approx(float(best), rel=1e-3)
+    made.fit_scale(x, -wanted)
+    assert float(made.log_scale.detach()) == 0
+
+
+def test_the_scale_can_reach_three_times_its_start(open_run, data, student, monkeypatch):
+    """A weak teacher says 120 times the cosines, and the start is 40, from where steps of 0.02 would not lead there."""
+    encoder, fit = NetworkEncoder(student.module), Projector.fit_scale
+    directions = class_means(encoder, data, torch.Generator().manual_seed(0))
+    cosines = Projector(encoder, directions, rank=0, head_rank=1)
+    fields = {**FIELDS, "steps": 200, "optimizer": Adam(lr=0.02), "hard_weight": 0.0}
+    projector = Projector(encoder, directions, rank=0, head_rank=1)
+    projector.head.requires_grad_(False)  # which leaves the scale alone to be trained
+    monkeypatch.setattr(Projector, "fit_scale", lambda made, images, wanted: fit(made, images, wanted / 3))
+    with open_run() as run:
+        LabelLightening(**fields).train(run, data, projector, [lambda images: 120 * cosines(images)])
+    assert float(projector.log_scale.detach().exp()) == pytest.approx(120, rel=0.1)
 
 
 def test_updates_are_of_low_rank_and_alone_are_trained(data, student):
@@ -98,6 +129,18 @@ def test_updates_are_of_low_rank_and_alone_are_trained(data, student):
     own = projector.factors()
     assert sum(t.numel() for t in own.values()) == 1 + (3 * 1 + 1 * 96) + (6 * 2 + 2 * 27)
     assert all(p.grad is None for n, p in projector.named_parameters() if n not in own)
+
+
+def test_factors_are_drawn_on_the_cpu_whatever_the_device():
+    states = []
+    for device in ("cpu", "meta"):
+        with seeded(torch.Generator().manual_seed(0)):
+            LowRank(torch.zeros(4, 3, device=device), 2)
+            states.append(torch.default_generator.get_state())
+    with seeded(torch.Generator().manual_seed(0)):
+        untouched = torch.default_generator.get_state()
+    assert torch.equal(*states)
+    assert not torch.equal(states[0], untouched)
 
 
 def test_folding_makes_a_copy_that_labels_the_same_and_leaves_the_original_whole(data, student):
@@ -120,7 +163,7 @@ def test_a_rank_of_zero_is_a_linear_probe(student):
     assert sorted(projector.factors()) == [
         "head.parametrizations.weight.0.down",
         "head.parametrizations.weight.0.up",
-        "scale",
+        "log_scale",
     ]
 
 
@@ -153,7 +196,7 @@ def test_a_clip_sees_pictures_normalised_as_it_was_trained_and_starts_zero_shot(
     directions = encoder.directions(data.classes)
     projector = Projector(encoder, directions, rank=2, head_rank=2)
     cosine = functional.normalize(images, dim=1) @ functional.normalize(text, dim=1).T
-    torch.testing.assert_close(projector(data.normalised()), model.logit_scale.exp() * cosine, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(projector(data.normalised()), cosine, rtol=1e-3, atol=1e-4)
 
 
 def test_the_method_runs_on_a_clip_and_needs_no_stored_head(open_run, tiny_images, tmp_path, monkeypatch):
@@ -301,6 +344,17 @@ def test_weak_teachers_lie_along_one_training_and_end_with_its_end(open_run, dat
     assert not torch.equal(three[0].head.weight, three[1].head.weight)
     losses = [functional.cross_entropy(network(data.normalised()), data.labels).item() for network in three]
     assert losses[0] > losses[1] > losses[2]
+
+
+def test_a_set_that_stores_the_scale_itself_labels_as_it_did(open_run, data, student):
+    with open_run() as run:
+        made = LabelLightening(**FIELDS)(run, data=data, encoder=student)
+    encoder, x = NetworkEncoder(student.module), data.normalised()
+    wanted = projector_of(made, encoder)(x)
+    made.factors = {name: tensor for name, tensor in made.factors.items() if name != "log_scale"} | {
+        "scale": made.factors["log_scale"].exp()
+    }
+    torch.testing.assert_close(projector_of(made, encoder)(x), wanted)
 
 
 def test_another_encoder_is_refused(open_run, data, student):

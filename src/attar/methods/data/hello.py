@@ -21,6 +21,7 @@ from attar.methods.data.pca import divides, mosaic
 from attar.methods.data.recovery.encoder import Encoder, class_means, encoder_of, known_encoder
 from attar.methods.data.recovery.projector import Projector, projection_loss
 from attar.nets import Net, ResNet18
+from attar.nets.initialise import seeded
 from attar.run import SGD, Adam, Cosine, Optimizer, Run
 from attar.spec import method
 from attar.train.training import Order, Training, batch_loss
@@ -63,7 +64,7 @@ class LabelLightening:
     (+0.1 points) is not made. Without a text encoder the head starts at class means and is stored as well.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar = {
         "small": {
             "candidates": 100,
@@ -151,22 +152,26 @@ class LabelLightening:
         """Return the projector before training, and whether its head comes from the names of the classes."""
         named = encoder.directions(data.classes)
         directions = class_means(encoder, data, run.rng("means")) if named is None else named
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.key("factors") % 2**63)
+        with seeded(run.rng("factors")):
             made = Projector(encoder, directions, rank=self.rank, head_rank=self.head_rank)
         return made, named is not None
 
     def train(self, run: Run, data: Images, projector: Projector, weak: list[nn.Module]) -> None:
         """Train the factors to say what the weak teachers say on average of real images, and their class."""
+
+        @torch.no_grad()
+        def told(images: Tensor) -> Tensor:
+            return torch.stack([network(images) for network in weak]).mean(0)
+
+        some = data.normalised(torch.randperm(len(data), generator=run.rng("scale"))[: self.batch])
+        projector.fit_scale(some, told(some))
         factors = list(projector.factors().values())
         learner = run.learner("projector", factors, self.optimizer, schedule=Cosine(), steps=self.steps)
         training = Training(steps=self.steps, batch=self.batch, augment=self.augment)
         order = Order(data, training, lambda name, *counters: run.rng(f"projector {name}", *counters))
         for step in run.loop("project", self.steps):
             images, labels = order.batch(step)
-            with torch.no_grad():
-                wanted = torch.stack([network(images) for network in weak]).mean(0)
-            learner.update(projection_loss(projector(images), wanted, labels, self.hard_weight))
+            learner.update(projection_loss(projector(images), told(images), labels, self.hard_weight))
 
 
 def projector_of(made: ProjectedSet, encoder: Encoder) -> Projector:
@@ -184,6 +189,8 @@ def projector_of(made: ProjectedSet, encoder: Encoder) -> Projector:
     directions = encoder.directions(made.classes) if about["named"] else factors.pop("head")
     if directions is None:
         raise RecipeError("this set's head starts from class names, and the encoder has no text side; add a tokenizer")
+    if "scale" in factors:  # version 1 stored the scale itself
+        factors["log_scale"] = factors.pop("scale").log()
     projector = Projector(encoder, directions, rank=about["rank"], head_rank=about["head_rank"])
     projector.load_factors(factors)
     return projector.eval().requires_grad_(False)

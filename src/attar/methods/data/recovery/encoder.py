@@ -30,8 +30,6 @@ SHOTS = 20  # images of a class whose mean embedding stands for its name, where 
 class Encoder(nn.Module):
     """A frozen map from images `[n, C, S, S]`, in the space networks see, to embeddings `[n, features]`."""
 
-    scale = 10.0  # of the cosines, at the start
-
     def directions(self, classes: Sequence[str]) -> Tensor | None:
         """Return an embedding `[classes, features]` of every class's name, of length 1; none without a text encoder."""
         return None
@@ -143,7 +141,6 @@ class ClipEncoder(PictureEncoder):
         clip: Any = model.eval().requires_grad_(False)
         super().__init__(like, int(clip.config.vision_config.image_size), CLIP_MEAN, CLIP_STD)
         self.model, self.tokenizer = clip, tokenizer
-        self.scale = float(clip.logit_scale.exp())
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the projected image features."""

@@ -23,9 +23,9 @@ class LowRank(nn.Module):
         super().__init__()
         rows = weight.flatten(1)
         rank = min(rank, *rows.shape)
-        self.down = nn.Parameter(torch.empty(rank, rows.shape[1], device=weight.device))
+        down = nn.init.kaiming_uniform_(torch.empty(rank, rows.shape[1]), a=5**0.5)  # on the CPU: alike on all devices
+        self.down = nn.Parameter(down.to(weight.device))
         self.up = nn.Parameter(torch.zeros(rows.shape[0], rank, device=weight.device))
-        nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the updated weight."""
@@ -33,9 +33,10 @@ class LowRank(nn.Module):
 
 
 class Projector(nn.Module):
-    """f(x) = s · normalise(E(x)) · (W + B·A)ᵀ, E an encoder whose convolutions and linear layers have updates.
+    """f(x) = exp(t) · normalise(E(x)) · (W + B·A)ᵀ, E an encoder whose convolutions and linear layers have updates.
 
-    Before any training this is the encoder's own classifier: zero-shot, where W are the embeddings of class names.
+    Before any training these are the cosines of the encoder's own classifier: zero-shot, where W are the embeddings of
+    class names. Their scale is trained as CLIP's is, by its logarithm t.
 
     Args:
         encoder: E; it is copied, and stays frozen.
@@ -50,7 +51,7 @@ class Projector(nn.Module):
         self.head = nn.Linear(directions.shape[1], directions.shape[0], bias=False, device=directions.device)
         self.head.requires_grad_(False)
         self.head.weight.copy_(directions)
-        self.scale = nn.Parameter(torch.tensor(float(encoder.scale), device=directions.device))
+        self.log_scale = nn.Parameter(torch.zeros((), device=directions.device))
         for layer in self.encoder.layers() if rank else []:
             weight: Any = layer.weight
             parametrize.register_parametrization(layer, "weight", LowRank(weight, rank))
@@ -59,7 +60,18 @@ class Projector(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `[n, classes]` of images `[n, C, S, S]` in the space networks see."""
         told: Tensor = self.head(functional.normalize(self.encoder(images), dim=1))
-        return self.scale * told
+        return self.log_scale.exp() * told
+
+    @torch.no_grad()
+    def fit_scale(self, images: Tensor, wanted: Tensor) -> None:
+        """Set the scale to its least-squares fit, s = Σ c·z / Σ c², to logits z `[n, classes]` of images `[n, C, …]`.
+
+        Of the cosines c and of z the mean over the classes is taken away: what all classes of an image have in common
+        tells none of them, and is far from zero in both. The scale is at least 1.
+        """
+        cosines = self(images) / self.log_scale.exp()
+        c, z = (x - x.mean(1, keepdim=True) for x in (cosines, wanted))
+        self.log_scale.copy_(((c * z).sum() / c.square().sum().clamp_min(1e-12)).clamp_min(1).log())
 
     @property
     def directions(self) -> Tensor:
