@@ -6,6 +6,7 @@ from attar.claims import krr_st
 from attar.claims.claim import trials
 from attar.claims.jobs import Job, run_arm
 from attar.claims.krr_st import SelfSupervisedTransferClaim
+from attar.run import Constant
 from attar.train.transfer import pretrained
 
 
@@ -25,9 +26,10 @@ def test_every_arm_runs_and_rivals_store_as_many_bytes(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(SelfSupervisedTransferClaim, "quick_source", "fashion-mnist-mini?size=7")
 
-    def watched(net, source, like, *rest):
+    def watched(net, source, like, training, rng):
+        assert training.schedule == Constant()
         seen[arm] = source if source is None else (source.images.clone(), source.labels.clone())
-        return pretrained(net, source, like, *rest)
+        return pretrained(net, source, like, training, rng)
 
     monkeypatch.setattr(krr_st, "pretrained", watched)
     costs = {}
