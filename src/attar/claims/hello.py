@@ -42,7 +42,9 @@ class LabelLighteningClaim(RecoveryClaim):
     says = "ImageNet-1K, 10 images a class: 43.7 % against 42.0 % for RDED, with 0.003 % of its labels (2408.08201)"
     origin = (
         "the paper's order of size; a pilot on seed 100 was against it: 57.3 % (beta 0.1) and 68.7 % (beta 1) against "
-        "75.2 % stored, 77.2 % half teacher, 71.0 % hard labels, though the projector names 92 % of the patches"
+        "75.2 % stored, 77.2 % half teacher, 71.0 % hard labels, though the projector names 92 % of the patches; that "
+        "its scale is trained from a fit on, and beta tried where the teacher's is, was written down after a first "
+        "verdict: 0.0 points [-1.6, 1.5] against stored, with logits that differed by 1.4, a teacher's by 12"
     )
     primary = Contrast(
         method="hello", baseline="stored", at="10 images a class, equal bytes of labels",
@@ -57,10 +59,10 @@ class LabelLighteningClaim(RecoveryClaim):
     delta = 0.013
     seeds = 8
     grids: ClassVar = {
-        "hello": {"student_lr": [0.003, 0.01], "beta": [1.0, 10.0]},  # its logits differ by 1.4, a teacher's by 12
+        "hello": {"student_lr": [0.003, 0.01], "beta": [0.1, 1.0]},
         "stored": {"student_lr": [0.003, 0.01], "top_k": [1, 3]},
         "half teacher": {"student_lr": [0.003, 0.01], "beta": [0.1, 1.0]},
-        "probe": {"student_lr": [0.003, 0.01], "beta": [1.0, 10.0]},
+        "probe": {"student_lr": [0.003, 0.01], "beta": [0.1, 1.0]},
     }
     limits: ClassVar = {"top_k": (1, 10)}
     currency = "stored_bytes"
@@ -123,7 +125,7 @@ class LabelLighteningClaim(RecoveryClaim):
             steps=3 if self.quick else 200,
             batch=64,
             optimizer=Adam(lr=self.projector_lr),
-            hard_weight=100.0,  # the weak networks' logits spread over ±12, and their squares would drown the classes
+            hard_weight=100.0,  # at 1 squares of logits of ±11 drown the classes: a probe names 74 % of patches, not 88
         )
 
     def shortened(self, training: Training) -> Training:
