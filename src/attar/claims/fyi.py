@@ -21,7 +21,11 @@ from attar.run import SGD, Run
 from attar.spec import method
 
 ALWAYS_FLIP = "dsa-always-flip"  # in every arm, while distilling and while judging: half of a gain could be this
-PIXEL_LR = {"dm": [0.3, 1.0, 3.0], "dc": [0.1, 0.3, 1.0], "dsa": [0.1, 0.3, 1.0]}
+PIXEL_LR = {
+    "dm": [0.03, 0.1, 0.3, 1.0, 3.0],
+    "dc": [0.01, 0.03, 0.1, 0.3, 1.0],
+    "dsa": [0.01, 0.03, 0.1, 0.3, 1.0],
+}
 
 
 @method
@@ -46,7 +50,11 @@ class MirroredBatchesClaim(CondensationClaim):
     id = "fyi"
     title = "FYI: Flip Your Images for Dataset Distillation"
     says = "gains over DC, DSA, DM and MTT on natural images, largest at one image a class (arXiv 2407.08113, table 1)"
-    origin = "pilot, four pairs on mirrored data: +5.5 points over DM; on seed 100 +6.5 over random flips, 0.0 on plain"
+    origin = (
+        "pilot, four pairs on mirrored data: +5.5 points over DM; on seed 100 +6.5 over random flips, 0.0 on plain; "
+        "that rates go as low in every arm was written down after a first verdict, +7.8 points over DM and +7.7 over "
+        "random flips, in which FYI took 0.09, below all that its rivals had tried"
+    )
     primary = (
         Contrast(method="dm + fyi", baseline="dm", at="1 image a class, 300 steps", worst=0.1),
         Contrast(method="dm + fyi", baseline="dm, random flips", at="1 image a class, 300 steps", worst=0.1),
