@@ -8,14 +8,17 @@ import torch
 from attar import api, ledger
 from attar.artifacts import DistilledSet
 from attar.claims.claim import Claim, trials
-from attar.claims.compositions import COMPOSED, OTHERS, SINGLE, CompositionClaim, passes
+from attar.claims.compositions import COMPOSED, RECIPES, CompositionClaim, passes
 from attar.claims.constant_memory import TABLE, Segment, cosine, error, logits, saved_bytes
 from attar.claims.jobs import Job, run_arm
+from attar.claims.meter import COMPUTE_RATIO
 from attar.claims.mirrored_bases import BASES, MirroredBasesClaim
+from attar.claims.trajectory import spent
 from attar.data import Splits
 from attar.errors import RecipeError
 from attar.methods.data.dm import DistributionMatching
-from attar.methods.data.dsa import SiameseAugmentation
+from attar.methods.data.frepo import FeatureRegression
+from attar.methods.data.mtt import TrajectoryMatching
 from attar.methods.data.trajectory.flat import FlatNetwork
 from attar.methods.data.trajectory.matching import Synthetic
 from attar.nets import ConvNet
@@ -109,15 +112,28 @@ def test_bases_alone_match_as_many_passes_as_with_mirrored_batches(tiny_images):
 def test_compositions_are_no_single_system_and_both_sides_have_as_many_tries():
     claim = CompositionClaim("verdict")
     for ipc in (1, 10):
-        singles = [claim.method(name, ipc, 1.0) for name in (*SINGLE, *OTHERS)]
-        composed = [claim.method(name, ipc, 1.0) for name in COMPOSED]
-        assert len(singles) == len(composed) == 10
+        composed, singles = (
+            [claim.method(name, ipc, 1.0) for name in RECIPES[f"{side}, {ipc}"]] for side in ("composition", "single")
+        )
+        assert len(singles) == len(composed) == 8
         assert all(one != other for one in composed for other in singles)
-        assert len(set(map(repr, composed))) == 10
+        assert len(set(map(repr, composed))) == len(set(map(repr, singles))) == 8
         assert {method.ipc for method in (*singles, *composed)} == {ipc}
         assert {method.student_steps for method in composed} == {10}
-    assert claim.method("mtt", 10, 0.6).optimizer.lr == pytest.approx(30.0)
-    assert claim.method("frepo", 1, 2.0).optimizer.lr == pytest.approx(0.06)
+    assert set(COMPOSED) == {*RECIPES["composition, 1"], *RECIPES["composition, 10"]}
+    assert claim.method("mtt + dsa", 10, 3.0).optimizer.lr == pytest.approx(270.0)
+    assert claim.method("frepo", 10, 3.0).optimizer.lr == pytest.approx(0.03)
+
+
+def test_all_recipes_of_a_size_take_about_as_many_passes(tiny_images):
+    claim, data = CompositionClaim("verdict"), tiny_images(classes=10, each=600, size=2)
+    for ipc in (1, 10):
+        found = []
+        for name in (*RECIPES[f"composition, {ipc}"], *RECIPES[f"single, {ipc}"]):
+            method = claim.method(name, ipc, 1.0)
+            costs = spent(method, data) if isinstance(method, TrajectoryMatching) else passes(method, data)
+            found.append(costs["forward"] + costs["backward"])
+        assert max(found) < COMPUTE_RATIO * min(found)
 
 
 def test_a_set_counts_as_many_bytes_as_it_stores_and_learned_labels_stay_within_the_rule(tiny_images, open_run):
@@ -141,8 +157,11 @@ def test_passes_of_methods_without_experts_are_counted(tiny_images):
         "forward": 5 * (3 * 4 + 6),
         "backward": 5 * 6,
     }
-    dsa = SiameseAugmentation(ipc=2, steps=2, updates=3, epochs=4, real_batch=4)
-    assert passes(dsa, data)["forward"] == 6 * (12 + 6) + 2 * 2 * 4 * 6
+    assert passes(FeatureRegression(ipc=2, steps=5, real_batch=4), data) == {
+        "updates": 5,
+        "forward": 5 * (4 + 2 * 6),
+        "backward": 5 * 2 * 6,
+    }
 
 
 ARMS = [("compositions", arm) for arm in CompositionClaim.grids]
