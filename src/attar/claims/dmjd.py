@@ -12,6 +12,7 @@ from attar.methods.model.masked.targets import HOG
 from attar.run import Run
 
 VIEWS = 2
+AT = "312 steps of 64 views, probe with 2,000 labels"
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "dmjd": {},
     "disjoint views": {"weight": 0.0},
@@ -22,7 +23,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 
 
 class DisjointMaskingClaim(MaskedClaim):
-    """The visible branch of DMJD against disjoint views alone; every arm guesses edge directions and hides 60 %.
+    """DMJD against disjoint views alone and against random ones; every arm guesses edge directions and hides 60 %.
 
     All arms send as many views through the encoder; with one view an image they are of twice the images.
     """
@@ -32,10 +33,12 @@ class DisjointMaskingClaim(MaskedClaim):
     says = "ConViT-B: linear probe 70.9 % after 1600 epochs, 76.7 % in a third of the time (arXiv 2301.00230)"
     origin = (
         "the card's guess of 2 to 5 points for the visible branch; pilot of seed 100, embedded subset, 128 views a "
-        "step: 69.3 % with it, 68.9 % without, 69.7 % in the released order after 120 steps; 71.8 and 71.0 % after 312"
+        "step: 69.3 % with it, 68.9 % without, 69.7 % in the released order after 120 steps; 71.8 and 71.0 % after "
+        "312; that random views have to be beaten, at rates from four seeds, was written down after a first verdict: "
+        "2.7 points over disjoint views and 0.8 over random ones"
     )
-    primary = Contrast(
-        method="dmjd", baseline="disjoint views", at="312 steps of 64 views, probe with 2,000 labels", worst=0.1
+    primary = tuple(
+        Contrast(method="dmjd", baseline=views, at=AT, worst=0.1) for views in ("disjoint views", "random views")
     )
     secondary = (
         Contrast(method="dmjd", baseline="released order", at="visible targets of other patches", worst=0.1),
@@ -46,13 +49,12 @@ class DisjointMaskingClaim(MaskedClaim):
     )
     expects = 0.02
     delta = 0.01
-    seeds = 5
+    seeds = 9
     grids: ClassVar = {name: {"lr": [0.0005, 0.001, 0.002]} for name in CHANGES}
     methods = ("dmjd", "mae")
     fixed = ("the test set",)
     copies = 1
-    trial_seeds = 1
-    underpowered = "the spread of a probe on these students is unknown; four tuning seeds will tell it"
+    underpowered = "nine seeds have 90 % power at 1.6 points, the largest spread seen before"
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Pre-train the student of an arm and probe it."""
