@@ -37,10 +37,11 @@ PLACES = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "botto
 SIZES = {"large": 20, "small": 12}  # pixels a side, of a quarter of the canvas
 QUARTER = 20
 AT = "a picture's own caption among those of the test set, 2 passes over 20,000 pairs"
-SHORT, LONG = 156, 312  # steps of 256 pairs: 2 and 4 passes
+STEPS = 156  # of 256 pairs: 2 passes
+LONGER = 195  # on pairs alone: as many passes forward and back as with the teacher's answer to each pair
 SMALL = Shrunk(image_width=64, image_depth=2, text_width=32, text_depth=2)
 BETWEEN = Shrunk(image_width=80, image_depth=4, text_width=48, text_depth=4)
-_PAIRS: dict[tuple[Any, ...], Splits] = {}  # the composed pictures of the last job
+_PAIRS: dict[tuple[Any, ...], tuple[Captioned, Splits]] = {}  # the composed pictures of the last job
 
 
 class TinyCLIPClaim(TaughtOnce):
@@ -49,8 +50,9 @@ class TinyCLIPClaim(TaughtOnce):
     Pictures are composed: an item of Fashion-MNIST in one of 6 colours, 4 places and 2 sizes, with the caption "large
     red bag top left", 480 in all. In a batch of 256 many pairs share one, so the loss on pairs counts all that say the
     same as right. Judged is how often a picture's own caption is the nearest; the item alone a student can name that
-    looks at nothing else, as at high rates some learn to. Three copies of the teacher,
-    each with pairs of its own, are dealt to the seeds in turn; a seed draws initial weights and batches.
+    looks at nothing else, as at high rates some learn to. Every arm chooses between a fixed temperature and a learned
+    one. Three copies of the teacher, each with pairs of its own, are dealt to the seeds in turn; a seed draws the pairs
+    of the students, initial weights and batches.
     """
 
     id = "tinyclip"
@@ -61,7 +63,9 @@ class TinyCLIPClaim(TaughtOnce):
     origin = (
         "the card's guess of 5 to 20 points for inheritance and 1 to 4 for affinities; pilot of seed 100, 80 steps of "
         "128 on 8,000 pairs of the embedded subset, a teacher half as deep, the best of two rates: a picture's own "
-        "caption first for 28.7 % inherited and 15.6 % from scratch; with pairs alone, at one rate, 15.8 % inherited"
+        "caption first for 28.7 % inherited and 15.6 % from scratch; with pairs alone, at one rate, 15.8 % "
+        "inherited; one choice of temperatures, pairs drawn by the seed and as many passes were written down after a "
+        "first verdict: 20 points over scratch, 36 on one copy's pairs and 7 and 9 on the others', 3.1 over pairs alone"
     )
     primary = (
         Contrast(method="inherited, affinity", baseline="scratch, affinity", metric="recall", at=AT, worst=0.0),
@@ -74,6 +78,15 @@ class TinyCLIPClaim(TaughtOnce):
             expects=0.02,
             delta=0.01,
         ),
+        Contrast(
+            method="inherited, affinity",
+            baseline="inherited, pairs, longer",
+            metric="recall",
+            at=f"{AT}; 2.5 on pairs alone",
+            worst=0.0,
+            expects=0.02,
+            delta=0.01,
+        ),
     )
     secondary = (
         Contrast(method="inherited, affinity", baseline="scratch, pairs", metric="recall", at=AT, worst=0.0),
@@ -82,25 +95,27 @@ class TinyCLIPClaim(TaughtOnce):
             method="two stages", baseline="inherited, affinity", metric="recall", at="one pass a stage", worst=0.0
         ),
         Contrast(method="inherited, affinity", baseline="scratch, affinity", at="the item named, 2 passes", worst=0.1),
-        Contrast(
-            method="inherited, affinity",
-            baseline="scratch, affinity",
-            metric="longer",
-            at="the item named, 4 passes at the rate chosen for 2",
-            worst=0.1,
-        ),
     )
     expects = 0.1
     delta = 0.05
-    seeds = 5
+    seeds = 15
+    may_extend = True
     grids: ClassVar = {
-        name: {"lr": [0.0005, 0.001, 0.002]}
-        for name in ("inherited, affinity", "scratch, affinity", "inherited, pairs", "scratch, pairs", "two stages")
+        name: {"lr": [0.0005, 0.001, 0.002], "scale": [50.0, None]}
+        for name in (
+            "inherited, affinity",
+            "scratch, affinity",
+            "inherited, pairs",
+            "inherited, pairs, longer",
+            "scratch, pairs",
+            "two stages",
+        )
     }
     currency = "updates"
     fixed = (
         "the test images and how they are composed",
-        "three copies of the teacher, each with the 20,000 pairs that it and its students see",
+        "the images that pairs are composed of",
+        "three copies of the teacher, each with the 20,000 pairs it has seen",
     )
     source = "fashion-mnist"
     quick_source = "fashion-mnist-mini"
@@ -114,8 +129,9 @@ class TinyCLIPClaim(TaughtOnce):
         "attar.train.retrieval",
     )
     copies = 3
-    trial_seeds = 4
-    underpowered = "the spread over seeds of these students is unknown; four tuning seeds will tell it"
+    underpowered = (
+        "fifteen seeds have 90 % power at a spread of 0.1, the 45 of an extension at 0.18; 0.2 was seen before"
+    )
     teacher_net: ClassVar[DualNet] = DualNet(
         image=ImageTower(patch=10, width=96, depth=4, heads=6, head_width=16),
         text=TextTower(width=64, depth=4, heads=4, head_width=16, context=10),
@@ -125,56 +141,44 @@ class TinyCLIPClaim(TaughtOnce):
     batch: ClassVar = 256
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
-        """Train the student of an arm and ask it about the test pictures.
-
-        The verdict also asks one that learned for twice the steps.
-        """
-        pairs = self.pairs(run)
-        teacher = self.teacher(run, pairs.train)
-        method = self.method(name, trial, SHORT)
+        """Train the student of an arm and ask it about the test pictures."""
+        taught, pairs = self.pairs(run)
+        with self.meter.teaching():
+            teacher = self.teacher(run, taught)
+        method = self.method(name, trial)
         made: DualStudent = run.stage("student", method, seed=seed, data=pairs.train, teacher=DualTeacher(teacher))
         updates = (method.train.steps or 1) * len(method.stages)
         asked = len(pairs.train) if method.affinity else 0  # once for each pair
         seen = updates * method.train.batch
         self.meter.add(updates=updates, examples=seen, teacher_calls=asked, forward=seen + asked, backward=seen)
-        found = {
+        return {
             "accuracy": named(made, pairs.test),
             "recall": retrieval(made, pairs.test, ks=(1,))["image to text @1"],
             "teacher": named(teacher, pairs.test),
         }
-        if name in {"inherited, affinity", "scratch, affinity"} and self.phase != "tuning":
-            # a measurement beside the arm: what it costs is no part of what the arm's student costs
-            longer = self.method(name, trial, LONG)
-            further: DualStudent = run.stage(
-                "student", longer, seed=seed, data=pairs.train, teacher=DualTeacher(teacher)
-            )
-            found["longer"] = named(further, pairs.test)
-        return found
 
-    def method(self, name: str, trial: Trial, steps: int) -> TinyCLIP:
-        """Return what trains the student of an arm for so many steps, over all stages."""
+    def method(self, name: str, trial: Trial) -> TinyCLIP:
+        """Return what trains the student of an arm, over all stages."""
         stages = (BETWEEN, SMALL) if name == "two stages" else (SMALL,)
-        mimics = "pairs" not in name
+        steps = LONGER if "longer" in name else STEPS
         return TinyCLIP(
             inherit="none" if name.startswith("scratch") else "manual",
             stages=stages,
-            affinity=1.0 if mimics else 0.0,
-            scale=50.0 if mimics else None,
-            train=self.training(steps // len(stages), trial.get("lr", 1e-3)),
+            affinity=0.0 if "pairs" in name else 1.0,
+            scale=trial["scale"],
+            train=self.training(steps // len(stages), trial["lr"]),
         )
 
-    def pairs(self, run: Run) -> Splits:
-        """Return the composed pictures: those for training belong to the copy, those that are asked about to none."""
-        counts = (96, 48) if self.quick else (TAUGHT, ASKED)
-        kept = (self.data_source, self.phase, run.copy, counts)  # a process runs many jobs, and composing takes long
+    def pairs(self, run: Run) -> tuple[Captioned, Splits]:
+        """Return the teacher's pairs, which belong to the copy, and the seed's, with those that all are asked about."""
+        count, asked = (96, 48) if self.quick else (TAUGHT, ASKED)
+        kept = (self.data_source, self.phase, run.copy, run.seed)  # a process runs many jobs, and composing takes long
         if kept not in _PAIRS:
             _PAIRS.clear()
-            splits, seeds = self.splits(run), (run.copy, 1000)
-            train, test = (
-                composed(images, count, torch.Generator().manual_seed(seed))
-                for images, count, seed in zip((self.taught(), splits.test), counts, seeds, strict=True)
-            )
-            _PAIRS[kept] = paired(train, test)
+            images, copy, all_alike = self.taught(), torch.Generator(), torch.Generator()
+            taught = composed(images, count, copy.manual_seed(run.copy))
+            test = composed(self.splits(run).test, asked, all_alike.manual_seed(1000))
+            _PAIRS[kept] = taught, paired(composed(images, count, run.rng("pairs")), test)
         return _PAIRS[kept]
 
     def teacher(self, run: Run, pairs: Images) -> DualStudent:
