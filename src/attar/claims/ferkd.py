@@ -26,6 +26,7 @@ from attar.train.training import Training, predict
 SIDE = 28  # of the canvas; the object has 14 pixels a side
 AT = "2,000 labelled images, 20 stored crops of each, 600 steps of 64 crops"
 PLAIN = ", plain data"
+DECAYS = [5e-4, 1.25e-3]  # of weights, alike in all arms
 
 
 class CalibratedLabelsClaim(TaughtOnce):
@@ -38,7 +39,11 @@ class CalibratedLabelsClaim(TaughtOnce):
     id = "ferkd"
     title = "FerKD: Surgical Label Adaptation for Efficient Distillation"
     says = "ImageNet, ResNet-50: 81.2 % against 80.1 to 80.5 % of FKD (arXiv 2312.17473)"
-    origin = "the card's estimate: +0.2 to +1.0 points over FKD on cluttered data; no pilot"
+    origin = (
+        "the card's estimate: +0.2 to +1.0 points over FKD on cluttered data; no pilot; that all tune weight decay, "
+        "and soften within the card's range, was written down after a first verdict: −1.1 points against FKD, which "
+        "alone tuned its decay, and −0.5 against random relabelling, with labels softened to uniform"
+    )
     primary = (
         Contrast(method="ferkd", baseline="fkd", at=AT, worst=0.1),
         Contrast(method="ferkd", baseline="random relabelling", at=AT, worst=0.1),
@@ -49,17 +54,20 @@ class CalibratedLabelsClaim(TaughtOnce):
     )
     expects = 0.01
     delta = 0.005
-    seeds = 20
+    seeds = 26
     grids: ClassVar = {
         **{
-            name: {"low": [0.2, 0.35], "softening": [0.4, 1.0], "lr": [0.03, 0.06]}
+            name: {"low": [0.2, 0.35], "softening": [0.1, 0.4], "lr": [0.06, 0.12], "weight_decay": DECAYS}
             for name in ("ferkd", "random relabelling", "ferkd, selfmix", f"ferkd{PLAIN}")
         },
-        **{name: {"lr": [0.02, 0.04, 0.06, 0.1], "weight_decay": [2e-4, 5e-4]} for name in ("fkd", f"fkd{PLAIN}")},
+        **{
+            name: {"lr": [0.03, 0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.24], "weight_decay": DECAYS}
+            for name in ("fkd", f"fkd{PLAIN}")
+        },
     }
     limits: ClassVar = {
         "low": (0.02, 0.95),
-        "softening": (0.0, 1.0),
+        "softening": (0.1, 0.4),  # the card's
         "lr": (0.005, 1.0),
         "weight_decay": (1e-5, 0.02),
     }
@@ -70,7 +78,7 @@ class CalibratedLabelsClaim(TaughtOnce):
     trial_seeds = 2
     copies = 3
     constructed = True
-    underpowered = "the spread is not known before tuning; twenty seeds give 90 % where it is below 1.3 points"
+    underpowered = "26 seeds have 90 % power at 1.5 points, the larger spread seen before"
     steps: ClassVar = 600
     passes: ClassVar = 20
 
@@ -117,7 +125,7 @@ class CalibratedLabelsClaim(TaughtOnce):
         train = StudentTraining(
             steps=3 if self.quick else self.steps,
             batch=64,
-            optimizer=SGD(lr=trial["lr"], momentum=0.9, weight_decay=trial.get("weight_decay", 5e-4)),
+            optimizer=SGD(lr=trial["lr"], momentum=0.9, weight_decay=trial["weight_decay"]),
             schedule=Cosine(),
             augment="none",
         )
