@@ -33,7 +33,8 @@ def test_every_arm_runs_and_arms_of_one_budget_spend_alike(id, tmp_path):
             assert contrast.metric in found[arm], contrast
     for contrast in (contrast for contrast in cls.contrasts() if contrast.baseline is not None):
         assert costs[contrast.method] <= 1.05 * costs[contrast.baseline], contrast
-    assert min(costs.values()) > 0
+    closed = {contrast.method for contrast in cls.contrasts() if contrast.form == "exact"}  # forms, computed at once
+    assert all(spent > 0 for arm, spent in costs.items() if arm not in closed)
 
 
 def test_teachers_belong_to_copies_and_labels_to_seeds(tiny_images, open_run, monkeypatch):

@@ -1,4 +1,4 @@
-"""The claims of self-distillation: its closed forms give the paper's table, and the estimated share spares a grid."""
+"""The claim of self-distillation: its closed forms give the paper's table; networks are printed beside them."""
 
 from __future__ import annotations
 
@@ -41,31 +41,35 @@ GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def exactly(metric: str, delta: float, at: str) -> Contrast:
-    """Return the contrast that `metric` of the arm "estimated" is 0 to within `delta`."""
-    return Contrast(method="estimated", metric=metric, target=0.0, delta=delta, at=at, form="exact", worst=1.0)
+    """Return the contrast that `metric` of the closed forms is 0 to within `delta`."""
+    return Contrast(method="closed forms", metric=metric, target=0.0, delta=delta, at=at, form="exact", worst=1.0)
 
 
 class SelfDistillationClaim(VisionClaim):
-    """The table to five digits; and networks: an estimated share is not worse than the best of five on the same images.
+    """The table to five digits, computed once. Its column for 0.35 is labelled 0.25 in the authors' page.
 
-    An MLP on 1,000 images of which a fifth have wrong labels; 500 more, as noisy, choose the share. The table's column
-    for 0.35 is labelled 0.25 in the authors' page.
+    Beside it, without a verdict, networks with an estimated share and with the best of five: an MLP on 1,000 images of
+    which a fifth have wrong labels; 500 more, as noisy, choose the share. They cannot decide whether an estimate spares
+    a grid: at the rates that tuning chooses all shares give the same accuracy.
     """
 
     id = "kernel-self-distillation"
     title = "Even your Teacher Needs Guidance: Ground-Truth Targets Dampen Regularization Imposed by Self-Distillation"
     says = "closed forms of every step and of the limit; the best share without a grid search (arXiv 2102.13088)"
-    origin = "pilot of seeds 100 to 102: 74.6 % estimated, 75.0 % share 0, 74.0 % labels, each ± 0.3 points"
+    origin = (
+        "the authors' notebook; that networks decide nothing was written down after a first verdict: estimated, grid "
+        "and labels alone alike to 0.05 points over 20 seeds, where pilots at higher rates differed by one"
+    )
     primary = (
+        *(exactly(f"table_{share:g}", 1e-5, f"largest error of the table, share {share:g}") for share in TABLE),
+        exactly("spectrum", 1e-8, "recursion against spectral form, six steps of each share"),
+        exactly("limit", 1e-8, "fifty steps against the limit"),
+    )
+    secondary = (
         Contrast(
             method="estimated", baseline="grid", at="second generation, the same validation images", form="not-worse",
             worst=0.1,
         ),
-        *(exactly(f"table_{share:g}", 1e-5, f"largest error of the table, share {share:g}") for share in TABLE),
-        exactly("spectrum", 1e-8, "recursion against spectral form, six steps of each share"),
-        exactly("limit", 1e-8, "fifty steps against the limit"),
-    )  # fmt: skip
-    secondary = (
         Contrast(method="estimated", baseline="labels", at="second generation", worst=0.1),
         Contrast(
             method="estimated", baseline="labels", metric="kernel_error", at="ridge regression of digits, λ too small",
@@ -73,9 +77,10 @@ class SelfDistillationClaim(VisionClaim):
         ),
     )  # fmt: skip
     expects = 0.0
-    delta = 0.01
-    seeds = 20
-    grids: ClassVar = {name: {"lr": [0.001, 0.003, 0.01]} for name in ("estimated", "grid", "labels")}
+    delta = 1e-5
+    grids: ClassVar = {  # closed forms have no rate, and as many trials as the others
+        name: {"lr": [0.001, 0.003, 0.01]} for name in ("closed forms", "estimated", "grid", "labels")
+    }
     fixed = ("the test set", "the toy of the table")
     source = "fashion-mnist?size=14"
     quick_source = "fashion-mnist-mini?size=14"
@@ -85,7 +90,9 @@ class SelfDistillationClaim(VisionClaim):
     mlp: ClassVar[Net] = MLP(width=128, depth=1)
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
-        """Train the second generation of an arm and judge it; measure the closed forms."""
+        """Train the second generation of an arm and judge it, or measure the closed forms."""
+        if name == "closed forms":
+            return closed_forms()
         splits = self.splits(run)
         data, validation = noisy(splits.train, run)
         shares: tuple[Any, ...] = {"estimated": ("best",), "grid": GRID, "labels": (1.0,)}[name]
@@ -101,8 +108,6 @@ class SelfDistillationClaim(VisionClaim):
             made.append((off.square().sum().item(), student))
         best = min(made, key=lambda pair: pair[0])[1]
         found = {"accuracy": accuracy(predict(best.module, splits.test), splits.test.labels)}
-        if name == "estimated":
-            found |= closed_forms()
         if name != "grid":
             found["kernel_error"] = kernel_error(run, distilled=name == "estimated", source=self.load("digits").train)
         return found
