@@ -24,7 +24,7 @@ def differing(one, other):
 
 def test_arms_of_ict_exchange_one_thing():
     claim = ImprovedConsistencyTrainingClaim("verdict")
-    made = {arm: claim.recipe(arm, {"lr": 1e-3}) for arm in CHANGES}
+    made = {arm: claim.recipe(arm, {"lr": 1e-3, "intervals": 150}) for arm in CHANGES}
     assert differing(made["ict"], made["ict, squared error"]) == {"distance", "constant"}
     assert differing(made["ict"], made["ict, even intervals"]) == {"pairs"}
     assert made["ict, even intervals"].pairs.chosen == "uniform"
@@ -37,7 +37,7 @@ def test_the_original_training_has_its_levels_and_its_average(open_run):
     claim = ImprovedConsistencyTrainingClaim("quick")
     bed = Bed(Unlabelled(Samples.of("checkerboard")), None)
     with open_run() as run:
-        method = claim.recipe("ct", {"lr": 1e-3})
+        method = claim.recipe("ct", {"lr": 1e-3, "intervals": 150})
         assert isinstance(method, OriginalTraining)
         lesson, phase = method.begin(run, bed.data, None), Phase("distil", 1000)
         found = {}
