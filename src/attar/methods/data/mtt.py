@@ -39,15 +39,16 @@ class TrajectoryMatching:
     protocol: ClassVar = "mtt"  # of evaluation: the student takes the learned step size
     presets: ClassVar = {
         "small": SMALL,
-        "cifar-10-ipc-1": row(1, (50, 2, 2, 100, 1e-7, 0.01)),
-        "cifar-10-ipc-10": row(10, (30, 2, 20, 100, 1e-5, 0.001)),
-        "cifar-10-ipc-50": row(50, (30, 2, 40, 1000, 1e-5, 0.001)),
-        "cifar-100-ipc-1": row(1, (20, 3, 20, 1000, 1e-5, 0.01)),
-        "cifar-100-ipc-10": row(10, (20, 2, 20, 1000, 1e-5, 0.01)),
-        "cifar-100-ipc-50": row(50, (80, 2, 40, 1000, 1e-5, 0.01), batch=125),
-        "tiny-imagenet-ipc-1": row(1, (10, 2, 10, 10_000, 1e-4, 0.01), net={"depth": 4}),
-        "tiny-imagenet-ipc-10": row(10, (20, 2, 40, 10_000, 1e-4, 0.01), batch=200, net={"depth": 4}),
-        "tiny-imagenet-ipc-50": row(50, (20, 2, 40, 10_000, 1e-4, 0.01), batch=300, net={"depth": 4}),
+        # the paper's rows, for data that are whitened (data=…?zca) or plain
+        "cifar-10-ipc-1": row(1, (50, 2, 2, 100, 1e-7, 0.01)),  # ?zca
+        "cifar-10-ipc-10": row(10, (30, 2, 20, 100, 1e-5, 0.001)),  # ?zca
+        "cifar-10-ipc-50": row(50, (30, 2, 40, 1000, 1e-5, 0.001)),  # plain
+        "cifar-100-ipc-1": row(1, (20, 3, 20, 1000, 1e-5, 0.01)),  # ?zca
+        "cifar-100-ipc-10": row(10, (20, 2, 20, 1000, 1e-5, 0.01)),  # plain
+        "cifar-100-ipc-50": row(50, (80, 2, 40, 1000, 1e-5, 0.01), batch=125),  # ?zca
+        "tiny-imagenet-ipc-1": row(1, (10, 2, 10, 10_000, 1e-4, 0.01), net={"depth": 4}),  # plain
+        "tiny-imagenet-ipc-10": row(10, (20, 2, 40, 10_000, 1e-4, 0.01), batch=200, net={"depth": 4}),  # plain
+        "tiny-imagenet-ipc-50": row(50, (20, 2, 40, 10_000, 1e-4, 0.01), batch=300, net={"depth": 4}),  # plain
     }
 
     ipc: int = Field(10, ge=1)  # images per class
