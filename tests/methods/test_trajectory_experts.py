@@ -119,6 +119,23 @@ def test_an_expert_is_what_torchs_sgd_makes(fields, tiny_images, open_run):
     assert not torch.equal(made.experts[0][0], made.experts[1][0])
 
 
+def test_the_gradient_penalty_is_on_images_that_are_not_augmented(tiny_images, open_run, monkeypatch):
+    penalised, shown, data, call = [], [], tiny_images(), FlatNetwork.__call__
+    monkeypatch.setattr(
+        recording,
+        "input_gradient_penalty",
+        lambda logits, images: penalised.append(images.detach()) or input_gradient_penalty(logits, images),
+    )
+    monkeypatch.setattr(
+        FlatNetwork, "__call__", lambda self, *given: shown.append(given[1].detach()) or call(self, *given)
+    )
+    record(open_run, data, count=1, epochs=1, batch=36, augment="color", penalty=2.0)
+    augmented, plain = shown
+    assert torch.equal(plain, penalised[0])
+    assert torch.equal(plain.sort(0).values, data.normalised().sort(0).values)
+    assert not torch.isclose(augmented, plain).flatten(1).all(1).any()
+
+
 def test_the_ramp_counts_half_at_first_and_all_in_the_end():
     ramp = ExpertRecipe(ramp=10)
     assert [ramp.loss_scale(epoch) for epoch in (0, 1, 9, 10, 30)] == pytest.approx([0.5, 0.55, 0.95, 1, 1])

@@ -429,18 +429,19 @@ def test_segments_above_the_threshold_move_nothing_and_are_counted(tiny_images, 
     monkeypatch.setattr(
         mtt.Run, "log", lambda run, values=None, **more: (logged.append(values), log(run, values, **more))[1]
     )
-    distil(open_run, tiny_images(), steps=8, labels="learned", threshold=1e-9)  # nothing moves
+    fields = {"steps": 8, "labels": "learned", "step_size_lr": 1e-3}
+    distil(open_run, tiny_images(), **fields, threshold=1e-9)  # nothing moves
     between = sorted(match.loss.item() for match in watch.matches)[3] + 1e-6
     for seen in (watch.calls, watch.matches, logged):
         seen.clear()
-    made = distil(open_run, tiny_images(), steps=8, labels="learned", threshold=between)
+    made = distil(open_run, tiny_images(), **fields, threshold=between)
     path = [call[4] for call in watch.calls]
     skipped = 0
     for step, match in enumerate(watch.matches[:-1]):
         moved = [not torch.equal(a, b) for a, b in zip(path[step], path[step + 1], strict=True)]
         skips = match.loss.item() > between
         skipped += skips
-        assert moved[:2] == [not skips] * 2
+        assert moved == [not skips] * 3  # images, labels and the step size
     skipped += watch.matches[-1].loss.item() > between
     assert 0 < skipped < 8
     assert [v["share skipped"] for v in logged if v and "share skipped" in v][-1] == pytest.approx(skipped / 8)
