@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from attar.errors import AttarError, Interrupted
+from attar.progress import tell
 
 T = TypeVar("T")
 
@@ -90,6 +91,11 @@ class Processes:
         if not went_well:
             raise outcome
         return outcome
+
+    def tell(self, message: str) -> None:
+        """Tell the person at the keyboard something that stops nothing, once and not in every process."""
+        if self.rank == 0:
+            tell(message)
 
     def everyone(self, value: T) -> list[T]:
         """Return what every process has, in the order of their ranks; what is sent lies on the CPU."""

@@ -15,7 +15,6 @@ from attar.data import Images
 from attar.losses.matching import GradientDistance
 from attar.methods.data.views import Shown, SiameseViews
 from attar.nets import ConvNet, Net
-from attar.progress import tell
 from attar.run import SGD, Constant, Learner, Optimizer, Run
 from attar.spec import method
 from attar.train.training import TensorSource, Training, batch_loss, fit
@@ -100,7 +99,7 @@ class GradientMatching(Shown):
         if self.listed != self.ipc and None in (self.updates, self.epochs):
             updates, epochs = self.schedule[self.listed]
             told = f"where they are not set, those for {self.listed} are taken: updates={updates} and epochs={epochs}"
-            run.first(lambda: tell(f"the paper has no updates and epochs for {self.ipc} images a class; {told}"))
+            run.tell(f"the paper has no updates and epochs for {self.ipc} images a class; {told}")
         start = DistilledSet.from_real if self.init == "real" else DistilledSet.from_noise
         protocol = "dc" if self.augment == "none" else "dsa"
         synthetic = start(data, self.ipc, run.rng("init"), protocol=protocol)
