@@ -104,7 +104,7 @@ class _Made(TorchFunctionMode):
             return _moved(args[0], HERE)
         if name == "to":
             return _to(*args, **kwargs)
-        if name == "__deepcopy__":
+        if name in ("__deepcopy__", "new_tensor"):
             return _put(func(*args, **kwargs), place(args[0]))
         device = _device(kwargs.get("device"))
         if device == THERE:

@@ -257,9 +257,8 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     resolved, splits = recipes.resolve(recipe)
     size = splits.train.size if splits is not None else 0
     chosen = plan.stored(folder) or plan.choose(size, recipe.plan)
-    if splits is not None and chosen.device != "cpu":
-        splits = splits.to(chosen.device)
-        resolved["data"] = splits.train
+    if chosen.device != "cpu":
+        resolved, splits = _moved(resolved, splits, chosen.device)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with Run(
@@ -281,6 +280,20 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             _remove(missing)
         raise
     return _result(artifact, folder, record, reused=False)
+
+
+def _moved(resolved: dict[str, Any], splits: Any, device: str) -> tuple[dict[str, Any], Any]:
+    """Put the pictures among the inputs, and their splits, on the device where the run computes."""
+    from attar.data import Images, Samples
+
+    there = None if splits is None else splits.to(device)
+
+    def moved(value: Any) -> Any:
+        if there is not None and value is splits.train:
+            return there.train
+        return value.to(device) if isinstance(value, Images | Samples) else value
+
+    return {name: moved(value) for name, value in resolved.items()}, there
 
 
 def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: bool) -> RunResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,10 @@ class Samples(ABC):
         """
         return picture(x, self.shape)
 
+    def to(self, device: torch.device | str) -> Samples:
+        """Return the samples with their pictures on `device`, for the networks that look at them; draws stay here."""
+        return self
+
 
 class ImageSamples(Samples):
     """Images as samples in [-1, 1]; their conditions are their classes, or captions as labels or as vectors.
@@ -167,6 +172,12 @@ class ImageSamples(Samples):
         """Return `n` images `[n, C, H, W]` in [-1, 1], drawn with replacement, and the numbers of their names."""
         chosen = torch.randint(len(self.images), (n,), generator=rng)
         return self.images.unit(chosen).cpu() * 2 - 1, self.which.cpu()[chosen]
+
+    def to(self, device: torch.device | str) -> Samples:
+        """Return the samples with their pictures on `device`, for the networks that look at them; draws stay here."""
+        moved = copy.copy(self)
+        moved.images = self.images.to(device)
+        return moved
 
     @cached_property
     def fingerprint(self) -> str:

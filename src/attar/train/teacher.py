@@ -130,7 +130,7 @@ class Teacher:
         if foreign:
             return module
         with torch.no_grad():
-            told = logits_of(module.eval(), data.normalised(torch.arange(2)))
+            told = logits_of(module.to(run.device).eval(), data.normalised(torch.arange(2)))
         if told.dim() != 2 or told.shape[1] != data.num_classes:
             raise AttarError(
                 f"the teacher gives {tuple(told.shape[1:])} numbers an image and {data.source} has {data.num_classes} "
