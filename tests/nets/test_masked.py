@@ -16,6 +16,7 @@ from attar.nets.masked import (
     sine_cosine,
     transformer,
 )
+from attar.nets.tokens import token_logits
 from attar.train.regression import Shape
 
 NET = ViT(patch=2, width=8, depth=3, heads=2)
@@ -123,14 +124,14 @@ def test_a_trunk_is_carried_to_a_network_with_a_distillation_token(model, images
     torch.testing.assert_close(same.embed(images), model.encoder.embed(images))
 
 
-def test_two_tokens_read_by_one_head_are_the_mean_of_two_heads(images):
+def test_two_tokens_read_by_one_head_are_two_heads_whose_mean_is_the_network(images):
     net = ViT(patch=2, width=8, depth=1, heads=2, pool="class+distilled")
     module = nets.fresh(net, Shape(1, 8, 3), torch.Generator().manual_seed(0))
-    a, b = module.embed(images).split(8, 1)
-    first, second = (
-        2 * x @ w.T + module.head.bias for x, w in zip((a, b), module.head.weight.split(8, 1), strict=True)
-    )
-    torch.testing.assert_close(module(images), (first + second) / 2)
+    seen, offset = module.embed(images), torch.tensor([0.5, 0.0, -1.0])
+    own, distilled = token_logits(module.head, seen, offset)
+    torch.testing.assert_close((own + distilled) / 2, module(images))
+    torch.testing.assert_close(own, 2 * seen[:, :8] @ module.head.weight[:, :8].T + module.head.bias + offset)
+    torch.testing.assert_close(distilled, 2 * seen[:, 8:] @ module.head.weight[:, 8:].T + module.head.bias - offset)
 
 
 def test_networks_that_mix_all_places_are_refused():

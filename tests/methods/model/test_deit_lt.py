@@ -13,10 +13,11 @@ from attar.artifacts import Student
 from attar.data.long_tail import long_tail
 from attar.errors import DataError, RecipeError
 from attar.losses.long_tail import effective_number_weights, margin_cross_entropy
-from attar.methods.model.deit_lt import TailDistillation, token_logits
+from attar.methods.model.deit_lt import TailDistillation
 from attar.methods.model.flat_teacher import FlatTeacher
 from attar.metrics.groups import accuracy_by_group
 from attar.nets import ConvNet, ViT
+from attar.nets.tokens import token_logits
 from attar.run import SGD, AdamW, Constant
 from attar.train.mixing import Mixing, beta_quantile
 from attar.train.training import Order, Training
@@ -29,19 +30,6 @@ PLAIN = {"student": VIT, "mixing": Mixing(mixup=0, cutmix=0, smoothing=0), "poli
 def distilled(objective, data, teacher, open_run):
     with open_run(threads=1) as run:
         return objective(run, data=data, teacher=teacher)
-
-
-def test_the_answer_is_the_mean_of_two_heads(data):
-    module = nets.fresh(VIT, data, torch.Generator().manual_seed(0))
-    images, offset = data.normalised(), torch.tensor([0.5, 0.0, -1.0])
-    own, other = token_logits(module.head, module.embed(images), offset)
-    torch.testing.assert_close((own + other) / 2, module(images))
-    assert not torch.allclose(own, other)
-    changed = module.embed(images)
-    changed[:, 8:] = 0
-    alone, bias = token_logits(module.head, changed, offset)
-    torch.testing.assert_close(alone, own)
-    torch.testing.assert_close(bias, (module.head.bias - offset).expand(len(images), 3))
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -11,12 +11,13 @@ from attar.artifacts.autoencoder import Autoencoder, Encoder
 from attar.data.soft_labels.views import Views
 from attar.errors import AttarError, RecipeError
 from attar.methods.model.finetune import Tuning
-from attar.methods.model.g2sd import GenericDistillation, GenericToSpecific, two_heads
+from attar.methods.model.g2sd import GenericDistillation, GenericToSpecific
 from attar.methods.model.mae import MaskedAutoencoding
 from attar.methods.model.masked.masks import random_masking
 from attar.methods.model.masked.pretraining import Pretraining
 from attar.nets import ViT
 from attar.nets.masked import Decoder, fresh_autoencoder
+from attar.nets.tokens import token_logits
 from attar.run import AdamW
 from attar.spec import build
 from attar.train.regression import Shape
@@ -100,17 +101,6 @@ def test_a_target_that_nobody_would_learn_is_refused():
     assert build(GenericToSpecific, {"generic.target": "pixels"}) == GenericToSpecific()
 
 
-def test_two_heads_are_read_apart_and_their_mean_is_the_network(data):
-    net = dataclasses.replace(NET, pool="class+distilled")
-    module = nets.fresh(net, data, torch.Generator().manual_seed(0))
-    images, offset = data.normalised(torch.arange(4)), torch.tensor([0.5, 0.0, -1.0])
-    own, distilled = two_heads(module, images, offset)
-    torch.testing.assert_close((own + distilled) / 2, module(images))
-    a, b = module.embed(images).split(8, 1)
-    torch.testing.assert_close(own, 2 * a @ module.head.weight[:, :8].T + module.head.bias + offset)
-    torch.testing.assert_close(distilled, 2 * b @ module.head.weight[:, 8:].T + module.head.bias - offset)
-
-
 @pytest.fixture
 def caught(monkeypatch, open_run):
     """Return a function that runs all but the specific stage, and gives its loss and the student it starts from."""
@@ -133,7 +123,7 @@ def test_the_class_token_learns_the_label_and_the_other_what_the_expert_says(dat
     images, labels = data.batch(torch.arange(5))
     soft = torch.nn.functional.one_hot(labels, 3).float() * 0.7 + 0.1
     (offset,) = seen["extra"]
-    own, distilled = two_heads(seen["module"], images, offset)
+    own, distilled = token_logits(seen["module"].head, seen["module"].embed(images), offset)
     hard = expert.module(images).argmax(1)
     expected = (losses.soft_cross_entropy(own, soft) + losses.cross_entropy(distilled, hard)) / 2
     torch.testing.assert_close(seen["loss"](seen["module"], images, soft), expected)

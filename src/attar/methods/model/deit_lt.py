@@ -18,6 +18,7 @@ from attar.errors import RecipeError
 from attar.losses.long_tail import effective_number_weights, weighted_cross_entropy
 from attar.methods.model.flat_teacher import FlatTeacher
 from attar.nets import Net, ViT
+from attar.nets.tokens import token_logits
 from attar.run import AdamW, Cosine, Run
 from attar.spec import method
 from attar.train.mixing import Mixing
@@ -143,16 +144,3 @@ class TailDistillation(Objective):
             return batch.labels.argmax(1)
         told = logits_of(state.teacher[0], state.clean) if self.shown == "clean" else teacher.logits
         return told.argmax(1)
-
-
-def token_logits(head: nn.Linear, embedding: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of the class token and of the distillation token, `[n, classes]` each.
-
-    The embedding `[n, 2 · width]` is one token behind the other, and the head's answer is the mean of the two. `offset`
-    `[classes]` is half the difference of their biases, which training needs and the mean does not.
-    """
-    tokens, weights = embedding.chunk(2, 1), head.weight.chunk(2, 1)
-    one, other = (
-        nn.functional.linear(token, 2 * weight, head.bias) for token, weight in zip(tokens, weights, strict=True)
-    )
-    return one + offset, other - offset

@@ -29,7 +29,7 @@ from attar.methods.model.masked.pretraining import (
 from attar.methods.model.masked.targets import Pixels, Target
 from attar.nets.masked import Decoder, MaskedAutoencoder, Masking, continued
 from attar.nets.token_specs import ViT
-from attar.nets.tokens import EPSILON, TokenNetwork
+from attar.nets.tokens import EPSILON, TokenNetwork, token_logits
 from attar.run import AdamW, Run
 from attar.spec import fields, method
 from attar.train.objective import Term
@@ -177,19 +177,8 @@ class GenericToSpecific:
             if self.form == "nkd":
                 classes = labels.argmax(1)  # of the larger part of a mixed image
                 return losses.normalised_kd(network(images), told, classes, self.temperature, gamma=self.alpha)
-            own, distilled = two_heads(network, images, offset)
+            own, distilled = token_logits(network.head, network.embed(images), offset)
             return (losses.soft_cross_entropy(own, labels) + losses.cross_entropy(distilled, told.argmax(1))) / 2
 
         self.specific.tune(run, module, data, loss, extra=[offset] if self.form == "token" else [])
         return Student(module.eval(), net, data.channels, data.size, data.classes)
-
-
-def two_heads(network: TokenNetwork, images: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the heads of class token and distillation token say, each `[n, classes]`; their mean is the network.
-
-    The network's one head reads both tokens: each half of it, doubled, is one head, and `offset` `[classes]` is half
-    the difference of their biases, which training needs and the mean does not.
-    """
-    weights, bias = network.head.weight.chunk(2, 1), network.head.bias
-    own, distilled = (2 * part @ w.T + bias for part, w in zip(network.embed(images).chunk(2, 1), weights, strict=True))
-    return own + offset, distilled - offset
