@@ -10,7 +10,7 @@ from attar import ledger
 from attar.claims.claim import trials
 from attar.claims.deit_lt import WeightedTokens
 from attar.claims.jobs import Job, run_arm
-from attar.nets.tokens import token_logits
+from attar.methods.model.distillation_token import token_logits
 from attar.train.objective import Batch, Progress
 
 IDS = [

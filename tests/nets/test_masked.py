@@ -5,6 +5,7 @@ import torch
 
 from attar import nets
 from attar.errors import AttarError
+from attar.methods.model.distillation_token import token_logits
 from attar.nets import Mixer, ViT
 from attar.nets.masked import (
     Decoder,
@@ -16,7 +17,6 @@ from attar.nets.masked import (
     sine_cosine,
     transformer,
 )
-from attar.nets.tokens import token_logits
 from attar.train.regression import Shape
 
 NET = ViT(patch=2, width=8, depth=3, heads=2)

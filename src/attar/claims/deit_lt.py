@@ -12,11 +12,11 @@ from attar.data import Images
 from attar.data.long_tail import long_tail
 from attar.losses import soft_cross_entropy
 from attar.methods.model.deit_lt import TailDistillation
+from attar.methods.model.distillation_token import token_logits
 from attar.methods.model.flat_teacher import FlatTeacher
 from attar.metrics import accuracy
 from attar.metrics.groups import accuracy_by_group
 from attar.nets import ConvNet, ViT
-from attar.nets.tokens import token_logits
 from attar.run import SGD, AdamW, Cosine, Run
 from attar.spec import method
 from attar.train.mixing import Mixing

@@ -172,19 +172,6 @@ def pad_to(size: int, multiple: int) -> nn.Module:
     return nn.ZeroPad2d((before, after, before, after)) if rest else nn.Identity()
 
 
-def token_logits(head: nn.Linear, embedding: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of the class token and of the distillation token, `[n, classes]` each.
-
-    The embedding `[n, 2 · width]` is one token behind the other, and the head's answer is the mean of the two. `offset`
-    `[classes]` is half the difference of their biases, which training needs and the mean does not.
-    """
-    tokens, weights = embedding.chunk(2, 1), head.weight.chunk(2, 1)
-    one, other = (
-        nn.functional.linear(token, 2 * weight, head.bias) for token, weight in zip(tokens, weights, strict=True)
-    )
-    return one + offset, other - offset
-
-
 def vit(spec: ViT, channels: int, size: int, classes: int) -> TokenNetwork:
     """Return patches with positions, `depth` blocks, a layer norm, and what `pool` says of the tokens.
 

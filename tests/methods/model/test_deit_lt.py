@@ -14,10 +14,10 @@ from attar.data.long_tail import long_tail
 from attar.errors import DataError, RecipeError
 from attar.losses.long_tail import effective_number_weights, margin_cross_entropy
 from attar.methods.model.deit_lt import TailDistillation
+from attar.methods.model.distillation_token import token_logits
 from attar.methods.model.flat_teacher import FlatTeacher
 from attar.metrics.groups import accuracy_by_group
 from attar.nets import ConvNet, ViT
-from attar.nets.tokens import token_logits
 from attar.run import SGD, AdamW, Constant
 from attar.train.mixing import Mixing, beta_quantile
 from attar.train.training import Order, Training

@@ -10,6 +10,7 @@ from attar.artifacts import Student
 from attar.artifacts.autoencoder import Autoencoder, Encoder
 from attar.data.soft_labels.views import Views
 from attar.errors import AttarError, RecipeError
+from attar.methods.model.distillation_token import token_logits
 from attar.methods.model.finetune import Tuning
 from attar.methods.model.g2sd import GenericDistillation, GenericToSpecific
 from attar.methods.model.mae import MaskedAutoencoding
@@ -17,7 +18,6 @@ from attar.methods.model.masked.masks import random_masking
 from attar.methods.model.masked.pretraining import Pretraining
 from attar.nets import ViT
 from attar.nets.masked import Decoder, fresh_autoencoder
-from attar.nets.tokens import token_logits
 from attar.run import AdamW
 from attar.spec import build
 from attar.train.regression import Shape

@@ -16,9 +16,9 @@ from attar.data import Images, policies
 from attar.data.policies import Policy
 from attar.errors import RecipeError
 from attar.losses.long_tail import effective_number_weights, weighted_cross_entropy
+from attar.methods.model.distillation_token import token_logits
 from attar.methods.model.flat_teacher import FlatTeacher
 from attar.nets import Net, ViT
-from attar.nets.tokens import token_logits
 from attar.run import AdamW, Cosine, Run
 from attar.spec import method
 from attar.train.mixing import Mixing

@@ -16,6 +16,7 @@ from attar.artifacts import Student
 from attar.artifacts.autoencoder import Encoder
 from attar.data import Images
 from attar.data.soft_labels.views import Views
+from attar.methods.model.distillation_token import token_logits
 from attar.methods.model.finetune import SMALL, FineTuning, Tuning
 from attar.methods.model.mae import MaskedAutoencoding
 from attar.methods.model.masked.pretraining import (
@@ -29,7 +30,7 @@ from attar.methods.model.masked.pretraining import (
 from attar.methods.model.masked.targets import Pixels, Target
 from attar.nets.masked import Decoder, MaskedAutoencoder, Masking, continued
 from attar.nets.token_specs import ViT
-from attar.nets.tokens import EPSILON, TokenNetwork, token_logits
+from attar.nets.tokens import EPSILON, TokenNetwork
 from attar.run import AdamW, Run
 from attar.spec import fields, method
 from attar.train.objective import Term
