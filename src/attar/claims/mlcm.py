@@ -29,9 +29,9 @@ class MultistepConsistencyClaim(SamplerClaim):
     """MLCM against consistency distillation with as many updates, and as many teacher calls, on an unlabelled ring.
 
     A roll-out of MLCM costs calls, so the baseline is run both ways and has to be beaten both ways. It learns from
-    points of the data; MLCM sees none. How much of its noise a sampler draws anew is chosen for each arm, and so is
-    whether the last steps have a tenth of the rate, as those of MLCM's second stage have. Secondary: 2 and 8 steps, the
-    first stage alone, and states that are the teacher's samples noised.
+    points of the data; MLCM sees none. How much of its noise a sampler draws anew is chosen for each arm, and so is the
+    baseline's number of intervals; its last tenth of the steps has a tenth of the rate, as MLCM's second stage has.
+    Secondary: 2 and 8 steps, the first stage alone, and states that are the teacher's samples noised.
     """
 
     id = "mlcm"
@@ -60,10 +60,10 @@ class MultistepConsistencyClaim(SamplerClaim):
         "mlcm": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "across": [0.1, 0.25]},
         "mlcm, noised states": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "across": [0.1, 0.25]},
         "first stage alone": {"lr": [1e-3, 2e-3], "gamma": [0.0, 0.3], "slower": [0.0, 0.1]},
-        "lcd, as many calls": {"lr": [1e-3, 2e-3], "gamma": [0.3, 1.0], "slower": [0.0, 0.1]},
-        "lcd, as many updates": {"lr": [1e-3, 2e-3], "gamma": [0.3, 1.0], "slower": [0.0, 0.1]},
+        "lcd, as many calls": {"lr": [1e-3, 2e-3], "gamma": [0.3, 1.0], "intervals": [32, 64]},
+        "lcd, as many updates": {"lr": [1e-3, 2e-3], "gamma": [0.3, 1.0], "intervals": [32, 64]},
     }
-    limits: ClassVar = {"gamma": (0.0, 1.0), "across": (0.05, 0.5), "slower": (0.0, 0.5)}
+    limits: ClassVar = {"gamma": (0.0, 1.0), "across": (0.05, 0.5), "slower": (0.0, 0.5), "intervals": (8, 256)}
     currency = "updates"
     methods = ("mlcm", "consistency", "diffusion")
     trial_seeds = 1
@@ -78,7 +78,7 @@ class MultistepConsistencyClaim(SamplerClaim):
         own = method.across * method.across_steps if isinstance(method, MultistepConsistency) else 0.0  # its samples
         made = self.student(run, method, bed, teacher, seed=seed, calls=calls, passes=(own, 0.0))
         gamma = trial.get("gamma", 0.3)  # 1: noise is all fresh
-        drawn = Segmented(steps=4, gamma=gamma, boundary=method.boundary, learned=INTERVALS)
+        drawn = Segmented(steps=4, gamma=gamma, boundary=method.boundary, learned=method.pairs.intervals)
         return self.judge(run, bed, made.with_module(made.module, drawing=drawn), (2, 4, 8))
 
     def recipe(self, name: str, trial: Trial) -> tuple[Consistency, float]:
@@ -87,8 +87,8 @@ class MultistepConsistencyClaim(SamplerClaim):
         if name.startswith("lcd"):
             whole = (1 - LEAST_ACROSS) * FIRST + LEAST_ACROSS * SUBSTEPS  # the most that MLCM may take
             steps = round(self.steps * whole) if name.endswith("calls") else self.steps
-            train = self.training(trial, steps=steps, schedule=slower(trial.get("slower", 0.0)))
-            return Consistency(train=train, pairs=Pairs(intervals=INTERVALS), steps=4), 1.0
+            train = self.training(trial, steps=steps, schedule=slower(LEAST_ACROSS))
+            return Consistency(train=train, pairs=Pairs(intervals=trial["intervals"]), steps=4), 1.0
         noised = name.endswith("states")
         fields: dict[str, Any] = {"across": across, "states": "noised" if noised else "trajectory"}
         method = MultistepConsistency(
