@@ -73,7 +73,7 @@ class RegularizedConsistencyClaim(SamplerClaim):
         "scm": {"warmup": [0.1, 0.2, 0.4], "lr": [3e-4, 1e-3]},
         "scm, equal compute": {"warmup": [0.1, 0.2, 0.4], "lr": [3e-4, 1e-3]},
     }
-    limits: ClassVar = {"warmup": (0.0, 0.9)}
+    limits: ClassVar = {"warmup": (0.0, 0.9), "lr": (1e-5, 4e-3)}  # at 0.01 continuous consistency breaks on some seeds
     currency = "updates"
     fixed = ("three copies of the teacher",)
     methods = ("rcm", "diffusion")
