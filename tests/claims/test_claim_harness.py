@@ -150,6 +150,30 @@ def test_an_arm_that_decides_nothing_asks_for_one_widening_alone(claim):
     assert "'cheap' still lies on an edge" in claim.said
 
 
+def test_what_looks_best_on_one_seed_and_breaks_on_the_next_is_not_chosen(claim):
+    class Rim(Fake):
+        def __call__(self, job, folder):
+            done = super().__call__(job, folder)
+            if job.arm == "new" and job.trial["lr"] == 10.0:
+                done["metrics"]["accuracy"] = 0.9 if job.seed == 100 else 0.1
+            return done
+
+    result = claim(Rim(), variant(trial_seeds=1))
+    assert result["measured"]["new"]["trial"] == {"lr": 1.0}
+    assert "'new': on all tuning seeds {'lr': 1.0} is better than {'lr': 10.0}" in claim.said
+    rows = {row["trial"]["lr"]: row for row in result["tuning"]["arms"]["new"]}
+    assert (len(rows[10.0]["scores"]), len(rows[10.0]["final"]), rows[10.0]["final"][2]) == (1, 4, 0.1)
+    assert sum("final" in row for row in rows.values()) == 2
+
+
+def test_arms_that_decide_nothing_and_benches_have_no_finals(claim):
+    grid = {"lr": [0.1, 1.0, 10.0]}
+    beside = Contrast(method="new", baseline="cheap", at="10 updates", worst=0.0)
+    changes = {"grids": dict.fromkeys(("new", "old", "cheap"), grid), "secondary": (beside,), "trial_seeds": 1}
+    table = claim(Fake(), variant(**changes))["tuning"]["arms"]
+    assert {arm: sum("final" in row for row in rows) for arm, rows in table.items()} == {"new": 2, "old": 2, "cheap": 0}
+
+
 def test_an_arm_without_an_edge_gets_its_further_trial_between_two_values(claim):
     grids = {"new": {"lr": [0.01, 0.1, 0.5]}, "old": {"lr": [0.1, 1.0, 10.0]}}
     table = claim(Fake(), variant(grids=grids))["tuning"]["arms"]

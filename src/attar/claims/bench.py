@@ -119,7 +119,7 @@ def rank(
     if quick:
         return _glance(cls, _runner(where / "quick", execute, 1), source, where / "quick")
     run = _runner(where, execute, workers)
-    tuned = tune(cls, run, source, say)
+    tuned = tune(cls, run, source, say, finals=False)  # all arms alike, those on no side, too
     outcomes = _outcomes(cls, run, source, tuned.chosen, range(count))
     result = {
         "id": cls.id,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from attar.claims.claim import Claim, Contrast, Grid, trials
 from attar.claims.jobs import Job, Outcome, place
-from attar.spec import digest
 
 WIDENINGS = 3  # of a grid whose best value lies on an edge
+FINALISTS = 2  # trials of an arm that run on all tuning seeds
 
 Values = dict[str, Any]
 RunJobs = Callable[[Sequence[Job], str], dict[tuple[str, int, str], Outcome]]  # (jobs, title) -> outcomes
@@ -24,16 +24,17 @@ class Tuned:
     """What tuning chose, and everything it looked at."""
 
     chosen: dict[str, Values] = field(default_factory=dict)
-    table: dict[str, list[Values]] = field(default_factory=dict)  # arm to {"trial", "score", "scores", "why"}
+    table: dict[str, list[Values]] = field(default_factory=dict)  # arm to {"trial", "score", "scores", "why", "final"}
     notes: list[str] = field(default_factory=list)
 
 
-def tune(cls: type[Claim], run_jobs: RunJobs, source: str, say: Callable[[str], None]) -> Tuned:
+def tune(cls: type[Claim], run_jobs: RunJobs, source: str, say: Callable[[str], None], *, finals: bool = True) -> Tuned:
     """Choose each arm's trial with the best mean metric over the tuning seeds.
 
     A best value on the edge of a numeric grid widens that grid by one value, and again while an arm of a primary
     contrast asks for it, `WIDENINGS` times at most. The other arms get as many further trials, between their best
-    value and its neighbours, so that the numbers of trials stay equal.
+    value and its neighbours, so that the numbers of trials stay equal. With `finals` the two best trials of an arm of a
+    primary contrast then run on all tuning seeds, since what looks best on few may break on the next.
     """
     tuned = Tuned(table={arm: [] for arm in cls.arms()})
     grids = {arm: {name: list(values) for name, values in grid.items()} for arm, grid in cls.grids.items()}
@@ -60,7 +61,7 @@ def tune(cls: type[Claim], run_jobs: RunJobs, source: str, say: Callable[[str], 
         for arm, grid in grids.items()
         if beyond(grid, best[arm], cls.limits)
     ]
-    tuned.chosen = best
+    tuned.chosen = best | (_final(cls, run_jobs, source, tuned, deciding) if finals else {})
     for note in tuned.notes:
         say(note)
     return tuned
@@ -115,26 +116,58 @@ def between(grid: Grid, best: Mapping[str, Any]) -> list[Values]:
 def _try(
     cls: type[Claim], run_jobs: RunJobs, source: str, tuned: Tuned, *, tried: Mapping[str, list[Values]], why: str
 ) -> None:
-    """Run trials of every arm on the tuning seeds and add them to the table."""
+    """Run trials of every arm on the first tuning seeds and add them to the table."""
     seeds = cls.tuning_seeds[: cls.trial_seeds]
+    for arm, found in _scored(cls, run_jobs, source, tried, seeds).items():
+        for trial, mean, values in found:
+            shown = mean if math.isfinite(mean) else None
+            tuned.table[arm].append({"trial": trial, "score": shown, "scores": values, "why": why})
+
+
+def _final(
+    cls: type[Claim], run_jobs: RunJobs, source: str, tuned: Tuned, arms: Collection[str | None]
+) -> dict[str, Values]:
+    """Return the better of the two best trials of each arm by all tuning seeds, if not all were tried before."""
+    if cls.trial_seeds == len(cls.tuning_seeds):
+        return {}
+    ranked = {arm: sorted(tuned.table[arm], key=_rank, reverse=True)[:FINALISTS] for arm in cls.arms() if arm in arms}
+    tried = {arm: [dict(row["trial"]) for row in rows] for arm, rows in ranked.items()}
+    chosen: dict[str, Values] = {}
+    for arm, found in _scored(cls, run_jobs, source, tried, cls.tuning_seeds).items():
+        for row, (_, _, values) in zip(ranked[arm], found, strict=True):
+            row["final"] = values
+        chosen[arm] = max(found, key=lambda scored: scored[1])[0]
+        if chosen[arm] != tried[arm][0]:
+            tuned.notes.append(f"'{arm}': on all tuning seeds {chosen[arm]} is better than {tried[arm][0]}")
+    return chosen
+
+
+def _scored(
+    cls: type[Claim], run_jobs: RunJobs, source: str, tried: Mapping[str, list[Values]], seeds: Sequence[int]
+) -> dict[str, list[tuple[Values, float, list[float | None]]]]:
+    """Run trials on seeds; return each arm's trials with their mean score and values, in their order."""
     path = f"{cls.__module__}:{cls.__qualname__}"
     jobs = {
-        (arm, digest(trial)): [
-            Job(claim=path, phase="tuning", arm=arm, seed=seed, source=source, trial=trial) for seed in seeds
+        arm: [
+            [Job(claim=path, phase="tuning", arm=arm, seed=seed, source=source, trial=trial) for seed in seeds]
+            for trial in points
         ]
         for arm, points in tried.items()
-        for trial in points
     }
-    outcomes = run_jobs([job for some in jobs.values() for job in some], f"{cls.id} tuning")
-    for (arm, _), some in jobs.items():
-        mean, values = score([outcomes[place(job)] for job in some], judged_by(cls, arm))
-        shown = mean if math.isfinite(mean) else None
-        tuned.table[arm].append({"trial": dict(some[0].trial), "score": shown, "scores": values, "why": why})
+    done = run_jobs([job for each in jobs.values() for some in each for job in some], f"{cls.id} tuning")
+    return {
+        arm: [(dict(some[0].trial), *score([done[place(job)] for job in some], judged_by(cls, arm))) for some in each]
+        for arm, each in jobs.items()
+    }
+
+
+def _rank(row: Values) -> float:
+    return -math.inf if row["score"] is None else row["score"]
 
 
 def _best(table: Sequence[Values]) -> Values:
     """Return the trial with the best score, the earlier one of equals."""
-    return dict(max(table, key=lambda row: -math.inf if row["score"] is None else row["score"])["trial"])
+    return dict(max(table, key=_rank)["trial"])
 
 
 def _filled_up(found: list[Values], grid: Grid, best: Mapping[str, Any], wanted: int) -> list[Values]:
