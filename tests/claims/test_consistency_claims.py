@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from attar.artifacts.drawing import Ode
 from attar.claims.claim import trials
@@ -65,6 +66,21 @@ def test_the_baseline_of_lcm_draws_by_a_solver_at_one_evaluation_a_step(open_run
         found = claim.judge(run, bed, made, (2, 4), guidance=2.5)
         assert claim.meter.costs()["evaluations"] == 6
         assert found.keys() >= {"frechet_2", "frechet_4"}
+
+
+def test_lcm_and_its_baseline_are_held_to_the_guided_teacher_and_the_baseline_chooses_its_guidance(
+    open_run, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    claim, seen = LatentConsistencyClaim("quick"), []
+    monkeypatch.setattr(claim, "judge", lambda run, bed, made, steps, **given: seen.append(given) or {})
+    with open_run(seed=100) as run:
+        for arm in ("lcm", "guided teacher"):
+            claim.arm(run, arm, 100, trials(claim.grids[arm])[0])
+        bed = claim.bed(run)
+        guided = claim.references(run, bed, claim.teacher(run, bed), guidance=2.5, solver="heun").ends
+    assert [given["guidance"] for given in seen] == [None, 1.75]
+    assert all(torch.equal(given["against"].ends, guided) for given in seen)
 
 
 def test_arms_of_scott_have_noise_and_discriminator_as_named():
