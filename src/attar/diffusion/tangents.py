@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from attar.diffusion.process import spread
+from attar.diffusion.pushforward import pushed
 from attar.errors import RecipeError, did_you_mean
 
 Derivative = Literal["jvp", "central", "semi-continuous"]
@@ -50,23 +48,12 @@ def along(
             behind = function(x - width * slope, t - width * rate)
             return function(x, t), (ahead - behind) / (2 * width)
         moving = rate if how == "jvp" else torch.zeros_like(rate)
-        with sdpa_kernel(SDPBackend.MATH), _ContiguousNorms():  # fused attention has no forward mode
-            pushed = torch.func.jvp(function, (x, t), (slope, moving))
-        output, derivative = pushed[0], pushed[1]
+        output, derivative = pushed(function, (x, t), (slope, moving))
         if how == "semi-continuous":
             h = torch.tensor(width, dtype=t.dtype, device=t.device)
             by_time = (torch.cos(h) * output - function(x, t - h)) / torch.sin(h)
             derivative = derivative + spread(rate, x) * by_time
         return output, derivative
-
-
-class _ContiguousNorms(TorchFunctionMode):
-    """Hand group norm contiguous maps: its forward mode takes no others, and attention blocks of U-Nets make such."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.group_norm:
-            args = (args[0].contiguous(), *args[1:])
-        return func(*args, **(kwargs or {}))
 
 
 def scm_tangent(
