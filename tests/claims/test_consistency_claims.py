@@ -11,9 +11,11 @@ from attar.claims.claim import trials
 from attar.claims.ict import CHANGES, ImprovedConsistencyTrainingClaim, OriginalTraining
 from attar.claims.lcm import LatentConsistencyClaim
 from attar.claims.samplers import Bed, Unlabelled, calls_of
+from attar.claims.sana_sprint import SanaSprintClaim
 from attar.claims.scott import StochasticConsistencyClaim
 from attar.data import Samples
 from attar.methods.sampler.core.distillation import Phase
+from attar.run import Cosine
 from attar.spec import to_json
 
 
@@ -81,6 +83,19 @@ def test_lcm_and_its_baseline_are_held_to_the_guided_teacher_and_the_baseline_ch
         guided = claim.references(run, bed, claim.teacher(run, bed), guidance=2.5, solver="heun").ends
     assert [given["guidance"] for given in seen] == [None, 1.75]
     assert all(torch.equal(given["against"].ends, guided) for given in seen)
+
+
+def test_the_discriminator_of_sana_sprint_weighs_as_much_against_errors_that_are_not_weighed():
+    claim = SanaSprintClaim("verdict")
+    weighed, plain = (
+        claim.recipe("scm + ladd", {"lr": 1e-3, "weight": 0.5, "adaptive": adaptive}) for adaptive in (True, False)
+    )
+    assert (weighed.adaptive, weighed.adversary.weight) == (True, 0.5)
+    assert (plain.adaptive, plain.adversary.weight) == (False, 0.5 / 49)  # 7 × 7 values
+    alone = claim.recipe("scm", {"lr": 1e-3, "warmup": 0.1, "adaptive": False})
+    assert (alone.adaptive, alone.adversary.weight, alone.consistency) == (False, 0.0, 1.0)
+    assert (alone.train.steps, weighed.train.steps) == (1440, 600)
+    assert alone.train.schedule == weighed.train.schedule == Cosine()
 
 
 def test_arms_of_scott_have_noise_and_discriminator_as_named():

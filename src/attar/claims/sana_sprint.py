@@ -29,6 +29,7 @@ PASSES: Mapping[str, tuple[float, float]] = {
     "ladd": ADVERSARY,
     "discrete": DISCRETE,
 }
+ERROR = 1 / 49  # of a tangent of length 1, the mean over a picture's values
 PRIMARY = Contrast(
     method="scm + ladd", baseline="scm", metric="frechet_1", at="one step, passes of 600 updates of 128 pictures",
     scale="log-ratio", higher_is_better=False, worst=1e4,
@@ -40,8 +41,8 @@ class SanaSprintClaim(SamplerClaim):
 
     On Fashion-MNIST at 7 pixels. All arms have as many forward and backward passes together, so that the
     discriminator's are paid for, begin as the teacher and end with small steps. Learning rates, warm-up, the
-    discriminator's weight and rate, and whether errors are weighed by a learned weight of the time, are
-    chosen on tuning seeds; guidance is off.
+    discriminator's weight and rate, and whether errors are weighed by a learned weight of the time are chosen on tuning
+    seeds; guidance is off. The discriminator's weight is told against errors of about 1, as the learned weight makes.
     """
 
     id = "sana-sprint"
@@ -99,13 +100,14 @@ class SanaSprintClaim(SamplerClaim):
         train = dataclasses.replace(train, steps=math.ceil(train.steps * sum(PASSES["scm + ladd"]) / sum(PASSES[name])))
         if name == "discrete":
             return Consistency(train=train, pairs=Pairs(intervals=trial["intervals"]))
-        weight = 0.0 if name == "scm" else 1.0 if name == "ladd" else trial["weight"]
+        adaptive = trial.get("adaptive", True)
+        weight = 0.0 if name == "scm" else 1.0 if name == "ladd" else trial["weight"] * (1.0 if adaptive else ERROR)
         rate = trial.get("rate", 1e-3)
         return SanaSprint(
             train=train,
             guidance=TeacherGuidance(),
             warmup=round(trial.get("warmup", 0.1) * train.steps),
             consistency=float(name != "ladd"),
-            adaptive=trial.get("adaptive", True),
+            adaptive=adaptive,
             adversary=Adversary(weight=weight, mismatched=True, optimizer=Adam(lr=rate, beta1=0.0, beta2=0.99)),
         )

@@ -24,7 +24,7 @@ Rule = Callable[..., Ruled]
 def pushed(function: Callable[..., Tensor], at: Sequence[Tensor], along: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return function(*at) and its derivative in the direction of `along`, which has the shapes of `at`.
 
-    Neither has a gradient. What has no rule here has PyTorch's.
+    Neither has a gradient. What has no rule here has PyTorch's; attention is taken apart, since fused it has none.
 
     Raises:
         NotImplementedError: an operation that has none there.
