@@ -94,7 +94,7 @@ def test_the_discriminator_of_sana_sprint_weighs_as_much_against_errors_that_are
     assert (plain.adaptive, plain.adversary.weight) == (False, 0.5 / 49)  # 7 × 7 values
     alone = claim.recipe("scm", {"lr": 1e-3, "warmup": 0.1, "adaptive": False})
     assert (alone.adaptive, alone.adversary.weight, alone.consistency) == (False, 0.0, 1.0)
-    assert (alone.train.steps, weighed.train.steps) == (1440, 600)
+    assert (alone.train.steps, weighed.train.steps) == (720, 300)
     assert alone.train.schedule == weighed.train.schedule == Cosine()
 
 

@@ -10,15 +10,13 @@ from typing import Any, ClassVar
 from attar import ledger
 from attar.artifacts.drawing import Ode
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import Bed, SamplerClaim
-from attar.diffusion.specs import AnyProcess
+from attar.claims.sana_sprint import ERROR
+from attar.claims.small_pictures import SmallPicturesClaim
 from attar.methods.sampler.core.distillation import Distillation
-from attar.methods.sampler.diffusion import Diffusion
-from attar.nets.denoiser_specs import ResidualMLP
-from attar.run import Run
+from attar.run import Cosine, Run
 from attar.spec import build
 
-BUDGET = 16_000  # batches through a network, forward and backward, teacher, discriminator and fake score included
+BUDGET = 8_000  # batches through a network, forward and backward, teacher, discriminator and fake score included
 UNGUIDED: Mapping[str, Any] = {"scale": 1.0, "highest": None, "embedded": False}
 PAIRS = {"count": 4096, "steps": 8}
 
@@ -47,8 +45,8 @@ class Arm:
         return round((BUDGET - self.before) / (self.forward + self.backward))
 
 
-WARM = {"warmup": 300}
-WARMING = 300 / 1267  # of rCM's updates warm up, without scores
+WARM = {"warmup": 150}
+WARMING = 150 / 633  # of rCM's updates warm up, without scores
 ARMS: Mapping[str, Arm] = {
     "consistency": Arm(3),
     "progressive": Arm(3, calls=2),
@@ -74,11 +72,12 @@ ARMS: Mapping[str, Arm] = {
 }  # fmt: skip
 
 
-class SamplerBench(SamplerClaim):
+class SamplerBench(SmallPicturesClaim):
     """Few-step methods beside each other on Fashion-MNIST at 7 pixels: one flow teacher, as many passes, rates tuned.
 
-    The arm `teacher` is the teacher itself in as few steps, by the best of four solvers. Methods that need another
-    process, a reward or no teacher are not here. Adversarial and score terms have their papers' weights, scaled.
+    Rates fall in all arms; whether continuous consistency learns a weight of the time is chosen beside them. The arm
+    `teacher` is the teacher itself in as few steps, by the best of four solvers. Methods that need another process, a
+    reward or no teacher are not here. Adversarial and score terms have their papers' weights, scaled.
     """
 
     id = "bench-samplers"
@@ -86,7 +85,7 @@ class SamplerBench(SamplerClaim):
     says = "nothing: which way to few steps is worth its passes"
     origin = "none"
     primary = Contrast(
-        method="consistency", baseline="teacher", metric="frechet_1", at="one step, 16,000 passes of 128 pictures",
+        method="consistency", baseline="teacher", metric="frechet_1", at="one step, 8,000 passes of 128 pictures",
         scale="log-ratio", higher_is_better=False, worst=1e4,
     )  # fmt: skip
     secondary = (
@@ -100,17 +99,11 @@ class SamplerBench(SamplerClaim):
     grids: ClassVar = {
         "teacher": {"solver": ["ddim", "heun", "dpmpp-2m", "ancestral"]},
         **{name: {"lr": [1e-4, 3e-4, 1e-3, 3e-3]} for name in ARMS},
+        **{name: {"lr": [3e-4, 1e-3], "adaptive": [True, False]} for name in ("scm", "sana-sprint")},
     }
     currency = "passes"
-    source = "fashion-mnist?size=7"
-    quick_source = "digits"
     methods = (*ARMS, "diffusion")
     trial_seeds = 1
-    batch = 128
-
-    def teaching(self, bed: Bed, process: AnyProcess | None = None) -> Diffusion:
-        """Return how a teacher is trained, with features of time that are not steep, for those that take slopes."""
-        return dataclasses.replace(super().teaching(bed, process), net=ResidualMLP(frequency=2.0))
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Distil the student of an arm and judge it in 1, 2 and 4 steps."""
@@ -135,7 +128,11 @@ class SamplerBench(SamplerClaim):
         cls = ledger.method_class(name)
         distils = {"distil_steps": 1} if name == "rectified-flow" else {}
         phases = len(build(cls, {**fields, **distils}).phases())
-        train = self.training(trial)
+        if "adaptive" in trial:
+            fields["adaptive"] = trial["adaptive"]
+        if name == "sana-sprint" and not trial.get("adaptive", True):
+            fields["adversary"] = {**fields["adversary"], "weight": cls().adversary.weight * ERROR}
+        train = self.training(trial, schedule=Cosine())
         if not self.quick:
             train = dataclasses.replace(train, steps=max(1, arm.updates // phases))
         elif name == "rectified-flow":

@@ -7,21 +7,15 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor
-
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import Bed, SamplerClaim
-from attar.diffusion.specs import AnyProcess
+from attar.claims.small_pictures import SmallPicturesClaim
 from attar.methods.sampler.consistency import Consistency
 from attar.methods.sampler.core.adversarial import Adversary
 from attar.methods.sampler.core.distillation import Distillation
 from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Pairs
-from attar.methods.sampler.diffusion import Diffusion
 from attar.methods.sampler.sana_sprint import SanaSprint
-from attar.nets.denoiser_specs import ResidualMLP
 from attar.run import Adam, Cosine, Run
-from attar.train.generation import Asked, Score
 
 TANGENT = (4.0, 1.0)  # forward and backward passes: a tangent is two, the student's prediction, the teacher's answer
 ADVERSARY = (5.0, 2.0)  # a prediction, and features of it; then those of it, of a real sample and of a mismatched one
@@ -39,7 +33,7 @@ PRIMARY = Contrast(
 )  # fmt: skip
 
 
-class SanaSprintClaim(SamplerClaim):
+class SanaSprintClaim(SmallPicturesClaim):
     """SANA-Sprint against continuous consistency, the discriminator, and discrete consistency alone.
 
     On Fashion-MNIST at 7 pixels. All arms have as many forward and backward passes together, so that the
@@ -76,21 +70,10 @@ class SanaSprintClaim(SamplerClaim):
     }
     limits: ClassVar = {"warmup": (0.0, 0.9)}
     currency = "passes"
-    source = "fashion-mnist?size=7"
-    quick_source = "digits"
     methods = ("sana-sprint", "consistency", "diffusion")
     trial_seeds = 1
     steps = 300
-    batch = 128
     underpowered = "the spread between seeds was not known before; six keep it within twenty minutes"
-
-    def teaching(self, bed: Bed, process: AnyProcess | None = None) -> Diffusion:
-        """Return how a teacher is trained, with features of time that are not steep."""
-        return dataclasses.replace(super().teaching(bed, process), net=ResidualMLP(frequency=2.0))
-
-    def samples(self, bed: Bed) -> int:
-        """Return thrice as many as usual: consistency alone comes near the data."""
-        return super().samples(bed) * (1 if self.quick else 3)
 
     def arm(self, run: Run, name: str, seed: int, trial: Trial) -> Mapping[str, float]:
         """Distil a student and judge it in 1, 2 and 4 steps."""
@@ -101,12 +84,6 @@ class SanaSprintClaim(SamplerClaim):
         passes = (forward - 2 - calls, backward - 1)  # beside what `student` counts by itself
         made = self.student(run, self.recipe(name, trial), bed, teacher, seed=seed, calls=calls, passes=passes)
         return self.judge(run, bed, made, (1, 2, 4))
-
-    def _score(self, run: Run, bed: Bed, asked: Asked, ends: Tensor | None) -> Score:
-        """Return what scores pictures against all that are held out, for the same reason."""
-        if ends is None and bed.test is not None and not self.quick:
-            ends = bed.test.unit().cpu() * 2 - 1
-        return super()._score(run, bed, asked, ends)
 
     def recipe(self, name: str, trial: Trial) -> Distillation:
         """Return what an arm trains with, for as many passes as the method's."""
