@@ -157,7 +157,8 @@ def test_a_classifier_of_the_data_judges_pictures(open_run, digits):
     assert judge.right(real, (which + 1) % 3).double().mean() < 0.03
     score = picture_score(judge, real)
     asked = Asked(real, which, 0)
-    same, noise = score(real, asked), score(torch.randn(real.shape, generator=torch.Generator().manual_seed(0)), asked)
+    static = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    same, noise = score(real, asked), score(static, asked)
     assert same["frechet"] == pytest.approx(0, abs=1e-6)
     assert same["coverage"] == same["recall"] == same["high_frequencies"] == 1
     assert noise["frechet"] > 1
@@ -165,6 +166,8 @@ def test_a_classifier_of_the_data_judges_pictures(open_run, digits):
     assert noise["accuracy"] < 0.6 < same["accuracy"]
     blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
     assert score(blurred, asked)["high_frequencies"] < 0.7
+    told = {name: value for name, value in noise.items() if name in ("frechet", "high_frequencies", "accuracy")}
+    assert picture_score(judge, real, pairs=False)(static, asked) == told
 
 
 def test_captions_are_judged_by_the_nearest_picture(tiny_images):
