@@ -1,6 +1,7 @@
 """Measuring samplers: same noise for all, calls counted, scores that know an exact sampler from a poor one."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from attar.data.samples import ImageSamples
 from attar.diffusion import Mixture, ddim, heun
 from attar.errors import RecipeError
 from attar.metrics.work import WorkMeter
+from attar.train import generation
 from attar.train.generation import (
     Asked,
     Generation,
@@ -166,8 +168,18 @@ def test_a_classifier_of_the_data_judges_pictures(open_run, digits):
     assert noise["accuracy"] < 0.6 < same["accuracy"]
     blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
     assert score(blurred, asked)["high_frequencies"] < 0.7
-    told = {name: value for name, value in noise.items() if name in ("frechet", "high_frequencies", "accuracy")}
-    assert picture_score(judge, real, pairs=False)(static, asked) == told
+
+
+def test_pairs_are_those_of_some_pictures_whatever_their_order(monkeypatch):
+    monkeypatch.setattr(generation, "PAIRED_PICTURES", 40)
+    judge = types.SimpleNamespace(features=lambda x: x.flatten(1))
+    real = torch.randn(400, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    real[200:] += 3  # as a folder is read, kind by kind
+    made = torch.cat([real[:20], real[-20:], torch.full((100, 1, 2, 2), 99.0)])
+    found = picture_score(judge, real)(made, Asked(made, None, 0))
+    assert found["precision"] == 1  # the others are not looked at
+    assert found["coverage"] > 0.5  # of both kinds
+    assert found["frechet"] > 1000
 
 
 def test_captions_are_judged_by_the_nearest_picture(tiny_images):

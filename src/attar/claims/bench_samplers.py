@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from attar import ledger
 from attar.artifacts.drawing import Ode
 from attar.claims.claim import Contrast, Trial
-from attar.claims.samplers import Bed
 from attar.claims.sana_sprint import ERROR
 from attar.claims.small_pictures import SmallPicturesClaim
 from attar.methods.sampler.core.distillation import Distillation
 from attar.run import Cosine, Run
 from attar.spec import build
-from attar.train.generation import Asked, Score, picture_score
 
 BUDGET = 8_000  # batches through a network, forward and backward, teacher, discriminator and fake score included
 UNGUIDED: Mapping[str, Any] = {"scale": 1.0, "highest": None, "embedded": False}
@@ -124,11 +120,6 @@ class SamplerBench(SmallPicturesClaim):
             )  # fmt: skip
             self.meter.add(forward=arm.before * self.batch, teacher_calls=arm.before * self.batch)
         return self.judge(run, bed, made, (1, 2, 4))
-
-    def _score(self, run: Run, bed: Bed, asked: Asked, ends: Tensor | None) -> Score:
-        """Return what scores pictures by what is told of them, and not by what takes as long as they train."""
-        assert bed.test is not None
-        return picture_score(self.classifier(run, bed), bed.test.unit().cpu() * 2 - 1, pairs=False)
 
     def recipe(self, name: str, trial: Trial) -> Distillation:
         """Return what an arm trains with: its updates are shared by its phases."""
