@@ -39,7 +39,7 @@ WEIGHTS: Mapping[str, dict[str, float]] = {
     "pixels and noise": {"fourier": 0.0, "edges": 0.0, "perceptual": 0.0},
 }
 FINE = Contrast(
-    method="hipa", baseline="perceptual", metric="frechet_1", at="one step, rank 4, 1,500 updates of 32 pictures",
+    method="hipa", baseline="perceptual", metric="frechet_1", at="one step, rank 4, 600 updates of 32 pictures",
     scale="log-ratio", higher_is_better=False, worst=1e4,
 )  # fmt: skip
 
@@ -79,7 +79,7 @@ class HighFrequencyAdaptationClaim(SamplerClaim):
     quick_source = "digits"
     methods = ("hipa", "diffusion")
     trial_seeds = 1
-    steps = 1500
+    steps = 600
     batch = 32
     underpowered = "the spread between seeds was not measured before; six seeds keep it near twenty minutes"
 
