@@ -48,9 +48,9 @@ class StochasticConsistencyClaim(SmallPicturesClaim):
     delta = 0.2
     seeds = 8
     grids: ClassVar = {
-        "sde + d": {"eta": [0.03, 0.2], "weight": [0.05, 0.4], "lr": [5e-4, 2e-3]},
+        "sde + d": {"eta": [0.03, 0.2], "weight": [0.01, 0.1], "lr": [5e-4, 2e-3]},
         "sde": {"eta": [0.01, 0.03, 0.1, 0.3], "lr": [5e-4, 2e-3]},
-        "ode + d": {"weight": [0.02, 0.05, 0.15, 0.4], "lr": [5e-4, 2e-3]},
+        "ode + d": {"weight": [0.003, 0.01, 0.03, 0.1], "lr": [5e-4, 2e-3]},
         "ode": {"target": [0.9, 0.95, 0.98, 0.99], "lr": [5e-4, 2e-3]},
     }
     limits: ClassVar = {"eta": (0.0, 1.0), "target": (0.0, 0.999)}
