@@ -24,6 +24,9 @@ def test_arms_are_held_to_the_guided_teacher_and_the_control_has_its_detail(open
         real = guided.ends.float()
         soft = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
         spread = claim.missing(run, guided, lambda n, rng: soft)
+        errors = [claim.feature_error(run, bed, lambda *_, x=x, **__: x, guided) for x in (real, soft, real.roll(1, 0))]
+    assert errors[0] == 0
+    assert 0 < errors[1] < errors[2] == pytest.approx(2**0.5, rel=0.1)  # of two pictures that have nothing in common
     noisy = soft + spread * torch.randn(soft.shape, generator=torch.Generator().manual_seed(0))
     assert high_frequency_ratio(soft, real) < 0.8
     assert high_frequency_ratio(noisy.clamp(-1, 1), real) == pytest.approx(1, abs=0.05)

@@ -22,6 +22,7 @@ from attar.metrics.generative import high_frequency_ratio
 from attar.nets import ConvNet
 from attar.nets.adapter_specs import LoRA
 from attar.run import Run, keys
+from attar.train.generation import Asked
 from attar.train.judges import TRAINING, ClassifierJudge, Judge
 from attar.train.network import TrainNetwork
 from attar.train.training import Training
@@ -39,18 +40,19 @@ WEIGHTS: Mapping[str, dict[str, float]] = {
     "pixels and noise": {"fourier": 0.0, "edges": 0.0, "perceptual": 0.0},
 }
 FINE = Contrast(
-    method="hipa", baseline="perceptual", metric="frechet_1", at="one step, rank 4, 600 updates of 32 pictures",
-    scale="log-ratio", higher_is_better=False, worst=1e4,
+    method="hipa", baseline="perceptual", metric="feature_error", at="one step, rank 4, 400 updates of 32 pictures",
+    scale="log-ratio", higher_is_better=False, worst=5.0,
 )  # fmt: skip
 
 
 class HighFrequencyAdaptationClaim(SamplerClaim):
     """HiPA against the same low-rank updates with errors of pixels and of a classifier's maps alone, on F14.
 
-    All arms see the same pairs. Distances are to what the guided teacher draws from other noise, not to the data, which
-    guidance leads away from, in a classifier that no loss knows: it learned held-out pictures. As a control the student
-    of pixels alone gets white noise of the power of the detail it lacks: what looks sharp to a ratio of frequencies is
-    not good by that.
+    All arms see the same pairs. Measured is how far a student's pictures are from those that the guided teacher makes
+    of the same noise, which nobody has learned, in the features of a classifier that no loss knows: it learned held-out
+    pictures. The distance of many to many lies under five times its own floor. As a control the student of pixels alone
+    gets white noise of the power of the detail it lacks: what looks sharp to a ratio of frequencies is not good by
+    that.
     """
 
     id = "hipa"
@@ -59,7 +61,8 @@ class HighFrequencyAdaptationClaim(SamplerClaim):
     origin = "the card's 10 to 30 % lower distance, in the features of the loss; filters and weights are our choices"
     primary = FINE
     secondary = (
-        dataclasses.replace(FINE, metric="detail_error", worst=5.0),
+        dataclasses.replace(FINE, metric="detail_error"),
+        dataclasses.replace(FINE, metric="frechet_1", worst=1e4),
         dataclasses.replace(FINE, baseline="pixels"),
         dataclasses.replace(FINE, baseline="pixels and noise"),
     )
@@ -79,7 +82,7 @@ class HighFrequencyAdaptationClaim(SamplerClaim):
     quick_source = "digits"
     methods = ("hipa", "diffusion")
     trial_seeds = 1
-    steps = 600
+    steps = 400
     batch = 32
     underpowered = "the spread between seeds was not measured before; six seeds keep it near twenty minutes"
 
@@ -93,7 +96,14 @@ class HighFrequencyAdaptationClaim(SamplerClaim):
         if name == "pixels and noise":
             made = Grainy.of(made, self.missing(run, ends, made), run.seed)
         found = self.judge(run, bed, made, against=ends)
-        return found | {"detail_error": max(abs(math.log(max(found["high_frequencies_1"], 1e-3))), 1e-3)}
+        found["detail_error"] = max(abs(math.log(max(found["high_frequencies_1"], 1e-3))), 1e-3)
+        return found | {"feature_error": self.feature_error(run, bed, made, ends)}
+
+    def feature_error(self, run: Run, bed: Bed, made: Sampler, ends: Couplings) -> float:
+        """Return the error of features to the teacher's of the same noise, in standard deviations of those."""
+        judge, asked = self.classifier(run, bed), Asked(ends.noise.float(), ends.which, run.seed)
+        seen, real = judge.features(asked.draw(made, 1)).double(), judge.features(ends.ends.float()).double()
+        return ((seen - real).square().mean() / real.var(0).mean()).sqrt().item()
 
     def classifier(self, run: Run, bed: Bed) -> Judge:
         """Return the network in whose features pictures are compared: trained on held-out ones."""
