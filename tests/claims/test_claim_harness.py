@@ -329,12 +329,31 @@ def test_a_precondition_that_is_not_met_is_inconclusive(claim):
     assert result["precondition"]["measured"] == pytest.approx(-result["effect"])
 
 
+class NearFloor(Fake):
+    """The baseline lies near the floor of its metric in some phases."""
+
+    def __init__(self, *phases):
+        super().__init__(metrics={"old": {"accuracy_4": 0.5}, "new": {"accuracy_4": 0.6}})
+        self.phases = phases
+
+    def __call__(self, job, folder):
+        done = super().__call__(job, folder)
+        floor = 0.2 if job.phase in self.phases else 0.02
+        return {**done, "metrics": {**done["metrics"], "accuracy_floor": floor}}
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "accuracy_4"])  # in four steps, which has the floor of the metric
 def test_a_baseline_near_the_floor_of_its_metric_is_inconclusive(claim, metric):
     contrast = Contrast(method="new", baseline="old", metric=metric, at="here")
-    values = {"accuracy_4": 0.5, "accuracy_floor": 0.2}
-    fake = Fake(metrics={"old": values, "new": {**values, "accuracy_4": 0.6}})
-    assert "floor" in claim(fake, variant(primary=contrast))["reason"]
+    assert "floor" in claim(NearFloor("verdict"), variant(primary=contrast))["reason"]
+
+
+def test_a_baseline_near_the_floor_on_tuning_seeds_is_refused_before_any_verdict_seed_is_run(claim):
+    fake = NearFloor("tuning")
+    with pytest.raises(RecipeError, match=r"'old' lies under 5 times the floor of accuracy; .* more samples"):
+        claim(fake)
+    assert not fake.done("verdict")
+    assert claim(NearFloor("tuning"), first_seed=1000)["verdict"] == "holds"  # a replication may
 
 
 def test_one_extension_when_the_file_allows_it(claim):

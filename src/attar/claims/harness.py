@@ -151,7 +151,7 @@ class _Session:
         if known is not None:
             return known
         tuned = tune(self.cls, self.run, self.source, self.say)
-        rows = self.power(tuned)
+        rows = self.power(tuned, replication=replication)
         if not replication:
             self.refuse_without_power(rows)
         if fingerprint(self.cls)["hash"] != self.identity["hash"]:
@@ -173,14 +173,24 @@ class _Session:
             freeze(file, record)
         return record
 
-    def power(self, tuned: Tuned) -> list[dict[str, Any]]:
-        """Return spread and power of each seeded contrast from the tuning seeds."""
+    def power(self, tuned: Tuned, *, replication: bool) -> list[dict[str, Any]]:
+        """Return spread and power of each seeded contrast from the tuning seeds.
+
+        Raises:
+            RecipeError: a baseline lies near the floor of its metric already there, and this is no replication.
+        """
         if all(contrast.form == "exact" for contrast in self.cls.contrasts()):
             return []
         outcomes = self.outcomes("tuning", self.cls.tuning_seeds, tuned.chosen)
         each = math.fsum(done["seconds"] for some in outcomes.values() for done in some) / len(self.cls.tuning_seeds)
         minutes = each * self.cls.seeds / self.workers / 60  # shared stages of other copies may come on top
         self.say(f"the {self.cls.seeds} verdict seeds take about {math.ceil(minutes)} min with {self.workers} workers")
+        near = judgement.near_floor(self.cls, outcomes)
+        if near and not replication:
+            raise RecipeError(
+                f"claim '{self.cls.id}', on the tuning seeds: {near}, a harder setting, or more samples; no verdict on "
+                "other seeds would count"
+            )
         rows = judgement.planned(self.cls, outcomes)
         for row in rows:
             self.say(

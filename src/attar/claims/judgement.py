@@ -61,6 +61,11 @@ def hindrance(cls: type[Claim], outcomes: Outcomes, trials: Mapping[str, int]) -
         found = measured(cls.precondition, outcomes)
         if not found >= cls.precondition.at_least:
             return f"precondition not met: {cls.precondition.says} ({found:.4g} of {cls.precondition.at_least:g})"
+    return near_floor(cls, outcomes)
+
+
+def near_floor(cls: type[Claim], outcomes: Outcomes) -> str:
+    """Return which baseline lies under five times its metric's floor, or ""."""
     return next(filter(None, (_too_near_floor(contrast, outcomes) for contrast in cls.contrasts())), "")
 
 
