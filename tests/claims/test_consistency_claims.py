@@ -105,5 +105,5 @@ def test_arms_of_scott_have_noise_and_discriminator_as_named():
         "sde + d": (True, True), "sde": (True, False), "ode + d": (False, True), "ode": (False, False),
     }  # fmt: skip
     assert {calls_of(one) for one in made.values()} == {3.0}
-    assert made["sde + d"].adversary.weight == 0.05
-    assert dataclasses.replace(made["ode + d"].adversary, weight=0.05) == made["sde + d"].adversary
+    assert made["sde + d"].adversary.weight == 0.01
+    assert dataclasses.replace(made["ode + d"].adversary, weight=0.01) == made["sde + d"].adversary

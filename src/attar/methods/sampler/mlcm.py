@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from attar.artifacts.drawing import Segmented
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.diffusion import ddim, drawing, start
+from attar.diffusion import ddim, start
 from attar.diffusion.consistency import Boundary
 from attar.diffusion.specs import DiscreteProcess
 from attar.losses.denoising import Distance
@@ -125,8 +126,10 @@ class MultistepConsistency(Consistency):
         """Return x_t of the teacher's trajectory, or as `states` says; across segments a sample of the student."""
         batch, process = moment.batch, lesson.process
         if moment.phase.settings.get("across"):
-            noise, draw = moment.noise("own sample", batch.x0), drawing(moment.rng("jumps"))
-            made = self.drawing().draw(lesson.view, noise, moment.condition, self.across_steps, draw)
+            noise, jump = moment.noise("own sample", batch.x0), itertools.count()
+            made = self.drawing().draw(
+                lesson.view, noise, moment.condition, self.across_steps, lambda x: moment.noise("jumps", x, next(jump))
+            )
             lesson.state.made = made
             return process.diffuse(made, batch.noise, pair.t).to(made.dtype)
         if self.states == "data":
