@@ -182,15 +182,15 @@ class _Session:
         if all(contrast.form == "exact" for contrast in self.cls.contrasts()):
             return []
         outcomes = self.outcomes("tuning", self.cls.tuning_seeds, tuned.chosen)
-        each = math.fsum(done["seconds"] for some in outcomes.values() for done in some) / len(self.cls.tuning_seeds)
-        minutes = each * self.cls.seeds / self.workers / 60  # shared stages of other copies may come on top
-        self.say(f"the {self.cls.seeds} verdict seeds take about {math.ceil(minutes)} min with {self.workers} workers")
         near = judgement.near_floor(self.cls, outcomes)
         if near and not replication:
             raise RecipeError(
                 f"claim '{self.cls.id}', on the tuning seeds: {near}, a harder setting, or more samples; no verdict on "
                 "other seeds would count"
             )
+        each = math.fsum(done["seconds"] for some in outcomes.values() for done in some) / len(self.cls.tuning_seeds)
+        minutes = each * self.cls.seeds / self.workers / 60  # shared stages of other copies may come on top
+        self.say(f"the {self.cls.seeds} verdict seeds take about {math.ceil(minutes)} min with {self.workers} workers")
         rows = judgement.planned(self.cls, outcomes)
         for row in rows:
             self.say(
