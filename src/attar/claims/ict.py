@@ -116,11 +116,12 @@ class ImprovedConsistencyTrainingClaim(SamplerClaim):
             mean=-1.1 + math.log(UNIT),
             ends_at="first-level",
         )
+        process = EdmProcess(sigma_max=80 * UNIT, sigma_min=0.002 * UNIT, sigma_data=SPREAD)
         cls = ImprovedConsistencyTraining
         if name == "ct":
             cls, fields["last_levels"] = OriginalTraining, intervals
         return cls(
-            teaching=Diffusion(net=PointMLP(frequency=1.0), process=EdmProcess(sigma_max=80 * UNIT, sigma_data=SPREAD)),
+            teaching=Diffusion(net=PointMLP(frequency=1.0), process=process),
             train=self.training(trial, optimizer=RAdam(lr=trial["lr"]), clip=None),
             pairs=pairs,
             constant=None if fields.get("distance") == "l2" else 0.00054 * math.sqrt(2) * UNIT,

@@ -12,7 +12,6 @@ from attar.artifacts.drawing import SOLVERS, Drawing, Signal, Solver
 from attar.diffusion import start
 from attar.diffusion.process import Process
 from attar.diffusion.signal import last_time, share_kept, signal, signal_below
-from attar.diffusion.solvers import drawing
 from attar.diffusion.specs import CosineProcess
 from attar.errors import RecipeError
 from attar.losses.denoising import Distance, sample_distance
@@ -96,7 +95,7 @@ class Bootstrapping(Distillation):
         ways = torch.linspace(0, 1, self.substeps + 1, dtype=torch.float64, device=t.device)
         return signal_below(
             self.teacher_of(lesson, moment), y_t, moment.batch.noise, torch.lerp(t, s, ways[:, None]),
-            moment.batch.condition, step=SOLVERS[self.solver], draw=drawing(moment.rng("solver")),
+            moment.batch.condition, step=SOLVERS[self.solver], draw=moment.drawing("solver"),
         )  # fmt: skip
 
     def weights(self, process: Process, t: Tensor, s: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attar.artifacts.drawing import SOLVERS, Drawing, Multistep, Segmented, Solver
 from attar.data import Samples
-from attar.diffusion import Denoiser, ddim, drawing
+from attar.diffusion import Denoiser, ddim
 from attar.diffusion.consistency import Boundary, Consistent
 from attar.diffusion.solvers import Past, Step
 from attar.diffusion.view import Condition, View
@@ -33,8 +33,6 @@ class Compared:
     """Both sides of a step: the student led from x_t, and the target led from its neighbour x_s."""
 
     pair: Pair
-    x_t: Tensor
-    x_s: Tensor
     guess: Tensor  # with gradient
     goal: Tensor
 
@@ -107,7 +105,7 @@ class Consistency(Distillation):
             lambda: self.led(view, x_t, pair, pair.t, moment.condition),
         )
         distances = self.weights(lesson, pair) * sample_distance(guess, goal, self.distance, self.constant)
-        beside = self.beside(lesson, moment, Compared(pair, x_t, x_s, guess, goal))
+        beside = self.beside(lesson, moment, Compared(pair, guess, goal))
         yield {"consistency": moment.batch.mean(distances), **beside}
 
     def beside(self, lesson: Lesson, moment: Moment, sides: Compared) -> Mapping[str, Tensor]:
@@ -138,7 +136,7 @@ class Consistency(Distillation):
         if self.neighbour == "noise":
             return lesson.process.diffuse(moment.batch.x0, moment.batch.noise, pair.s).to(x_t.dtype)
         step: Step = functools.partial(ddim, eta=self.eta) if self.eta else SOLVERS[self.solver]
-        view, draw, past = self.teacher_of(lesson, moment), drawing(moment.rng("solver")), Past()
+        view, draw, past = self.teacher_of(lesson, moment), moment.drawing("solver"), Past()
         x, t, substeps = x_t, pair.t, moment.phase.settings.get("substeps", self.substeps)
         for number in range(1, substeps + 1):
             s = pair.t + (pair.s - pair.t) * (number / substeps)

@@ -14,7 +14,6 @@ from attar.artifacts.couplings import Couplings
 from attar.artifacts.drawing import Segmented, grid_of
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.diffusion import drawing
 from attar.diffusion.consistency import Consistent
 from attar.diffusion.specs import DiscreteProcess
 from attar.losses.denoising import squared
@@ -179,7 +178,7 @@ class SegmentedConsistency(Consistency):
     def one_step(self, lesson: Lesson, moment: Moment) -> Mapping[str, Tensor]:
         """Return the terms of one step's samples: the gap to the anchor's law, and errors to the teacher's ends."""
         own = lesson.state
-        made = self.drawing().draw(lesson.view, moment.batch.noise, moment.condition, 1, drawing(moment.rng("again")))
+        made = self.drawing().draw(lesson.view, moment.batch.noise, moment.condition, 1, moment.drawing("again"))
         own.made = made.detach()
         by_teacher = self.real == "teacher"
         real = self.teacher_of(lesson, moment) if by_teacher else self.consistent(own.anchor)

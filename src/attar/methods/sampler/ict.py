@@ -38,7 +38,7 @@ class ImprovedConsistencyTraining(Consistency):
     networks that predict `edm`.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {"small": SMALL}
 
     teaching: Diffusion = Diffusion(net=NETWORK, process=EdmProcess())  # the student's own form; nobody teaches

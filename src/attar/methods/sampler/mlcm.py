@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -126,10 +125,8 @@ class MultistepConsistency(Consistency):
         """Return x_t of the teacher's trajectory, or as `states` says; across segments a sample of the student."""
         batch, process = moment.batch, lesson.process
         if moment.phase.settings.get("across"):
-            noise, jump = moment.noise("own sample", batch.x0), itertools.count()
-            made = self.drawing().draw(
-                lesson.view, noise, moment.condition, self.across_steps, lambda x: moment.noise("jumps", x, next(jump))
-            )
+            noise, draw = moment.noise("own sample", batch.x0), moment.drawing("jumps")
+            made = self.drawing().draw(lesson.view, noise, moment.condition, self.across_steps, draw)
             lesson.state.made = made
             return process.diffuse(made, batch.noise, pair.t).to(made.dtype)
         if self.states == "data":

@@ -34,7 +34,7 @@ class StochasticConsistency(LatentConsistency):
     samples are shown to it noised alike. η = 0 without adversary is LCM with three solver steps.
     """
 
-    version: ClassVar = 2
+    version: ClassVar = 3
     presets: ClassVar[dict[str, Any]] = {"small": SMALL}
 
     train: SamplerTraining = SamplerTraining(steps=40_000, batch=40, optimizer=AdamW(lr=8e-6), average_share=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.diffusion.denoiser import Denoiser
 from attar.diffusion.process import Process
+from attar.diffusion.solvers import Draw
 from attar.diffusion.view import Condition, View
 from attar.errors import RecipeError
 from attar.methods.sampler.core.teacher import GivenTeacher, Teacher, TeacherGuidance, ready, seen
@@ -97,14 +99,15 @@ class Moment:
     step: int
     phase: Phase
 
-    def rng(self, name: str) -> torch.Generator:
-        """Return a CPU generator for this step; every process has its own."""
-        return self.run.rng(name, self.step, self.run.rank)
-
     def noise(self, name: str, like: Tensor, *counters: int) -> Tensor:
         """Return unit noise like values `[n, …]`: this process's rows of what is drawn for the whole batch."""
         shape = (self.batch.total, *like.shape[1:])
         return self.batch.mine(torch.randn(shape, generator=self.run.rng(name, self.step, *counters)))
+
+    def drawing(self, name: str) -> Draw:
+        """Return where a solver's noise comes from, call by call: `noise` with the number of the call."""
+        number = itertools.count()
+        return lambda x: self.noise(name, x, next(number))
 
     def neighbours(self, values: Tensor) -> Tensor:
         """Return what each sample's neighbour in the whole batch has, of values `[n, …]`."""

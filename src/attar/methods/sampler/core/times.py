@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -79,7 +78,6 @@ class Pairs:
     segments: int = Field(1, ge=1)  # both sides are led to the lower edge of their segment
     random_end: bool = False  # … or to a grid time between that edge and s, drawn for each sample (CTM, Hyper-SD)
     ends_at: Literal["data", "first-level"] = "data"  # last grid time: clean data, or σ_min of VE and ᾱ_0 of VP
-    highest: float = Field(1.0, gt=0, le=1)  # first grid time, as a share of t_max
 
     @model_validator(mode="after")
     def _fits(self) -> Pairs:
@@ -91,17 +89,16 @@ class Pairs:
         """Return min(s0 · 2^⌊k/K'⌋, s1) intervals at step k, with K' = ⌊K / (log2⌊s1/s0⌋ + 1)⌋ (2310.14189)."""
         if self.first is None or self.first >= self.intervals:
             return self.intervals
-        rounds = math.floor(math.log2(self.intervals // self.first)) + 1
-        return min(self.first * 2 ** (step // max(1, steps // rounds)), self.intervals)
+        length = math.floor(steps / (math.log2(self.intervals // self.first) + 1))
+        return min(self.first * 2 ** (step // max(1, length)), self.intervals)
 
     def grid(self, process: Process, intervals: int) -> Tensor:
         """Return rising times `[intervals + 1]` in float64."""
         first_level = self.ends_at == "first-level"
         if isinstance(process, VE):  # its own grid has σ_min before clean data
-            lower = dataclasses.replace(process, t_max=process.t_max * self.highest)
-            times = lower.grid(intervals + 1)[:-1] if first_level else lower.grid(intervals)
+            times = process.grid(intervals + 1)[:-1] if first_level else process.grid(intervals)
             return times.flip(0)
-        times = process.grid(intervals).flip(0) * self.highest
+        times = process.grid(intervals).flip(0)
         if not isinstance(process, VPDiscrete):
             return times
         levels = (times * process.steps).round()
@@ -121,9 +118,13 @@ class Pairs:
         return Pair(times[place + 1], times[below], times[edge], self.segments > 1 or self.random_end)
 
     def chances(self, process: Process, times: Tensor) -> Tensor:
-        """Return the probability of each interval `[intervals]`: even, or erf-differences of a log-normal σ/α."""
-        if self.chosen == "uniform":
-            return torch.full((len(times) - 1,), 1 / (len(times) - 1), dtype=torch.float64)
-        heights = (-process.log_snr(times) - self.mean) / (math.sqrt(2) * self.std)
-        mass = torch.erf(heights[1:]) - torch.erf(heights[:-1])
-        return mass.clamp_min(1e-12) / mass.clamp_min(1e-12).sum()
+        """Return the probability of each interval `[intervals]`: even, or erf-differences of a log-normal σ/α.
+
+        An interval without length, as on 1,000 levels of which the first stands twice, has none.
+        """
+        mass = torch.ones(len(times) - 1, dtype=torch.float64)
+        if self.chosen == "log-normal":
+            heights = (-process.log_snr(times) - self.mean) / (math.sqrt(2) * self.std)
+            mass = (torch.erf(heights[1:]) - torch.erf(heights[:-1])).clamp_min(1e-12)
+        mass = mass.masked_fill(times.diff() <= 0, 0.0)
+        return mass / mass.sum()
