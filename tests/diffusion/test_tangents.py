@@ -24,6 +24,35 @@ def test_derivative_along_a_direction_by_hand(how):
     torch.testing.assert_close(derivative, expected, rtol=0, atol=2e-3 if how == "semi-continuous" else 1e-6)
 
 
+@pytest.mark.parametrize("how", ["central", "semi-continuous"])
+def test_differences_of_a_network_with_dropout_have_the_same_masks(how):
+    torch.manual_seed(0)
+    dropout = torch.nn.Dropout(0.5)
+    x, t = randn(3, 20), torch.tensor([0.3, 0.7, 1.1]).double()
+    torch.manual_seed(1)
+    mask = dropout(torch.ones_like(x))
+    torch.manual_seed(1)
+    given = (x, t, torch.ones_like(x), torch.ones_like(t))
+    _, derivative = along(lambda x, t: dropout(x * t[:, None]), *given, how=how)
+    torch.testing.assert_close(derivative, mask * (x + t[:, None]), rtol=0, atol=2e-3)
+
+
+def test_central_differences_stay_within_the_times_of_a_process():
+    t, asked = torch.tensor([0.0, 0.5, 1.0]).double(), []
+
+    def function(x, t):
+        asked.append(t)
+        return x * torch.sin(t)[:, None]
+
+    x, rate = randn(3, 2), torch.tensor([1.0, 1.0, 1.0]).double()
+    for way in (1, -1):
+        _, derivative = along(function, x, t, torch.zeros_like(x), way * rate, how="central", width=1e-3, highest=1.0)
+        torch.testing.assert_close(derivative, way * x * torch.cos(t)[:, None], rtol=0, atol=2e-3)
+    assert 0.0 <= min(float(t.min()) for t in asked) < max(float(t.max()) for t in asked) <= 1.0
+    _, still = along(function, x, t, x, 0 * rate, how="central", highest=1.0)
+    torch.testing.assert_close(still, x * torch.sin(t)[:, None])
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_real_unet_with_attention_has_an_exact_derivative(conditional):
     diffusers = pytest.importorskip("diffusers")

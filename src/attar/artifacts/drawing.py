@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attar.diffusion.consistency import Boundary, Consistent, MeanVelocity, flow_map
 from attar.diffusion.denoiser import Denoiser
-from attar.diffusion.process import VE, Process, even_places
+from attar.diffusion.process import Process, even_places
 from attar.diffusion.samplers import integrate, multistep_consistency, overshooting, segmented, start
 from attar.diffusion.signal import last_time, signal
 from attar.diffusion.solvers import Draw, Step, ancestral, ddim, dpmpp_2m, euler, heun, runge_kutta2
@@ -36,7 +36,7 @@ def grid_of(process: Process, steps: int, highest: float | None = None, learned:
     """Return `steps` + 1 falling times to 0 of the process's own grid, stretched to begin at `highest` (none: t_max).
 
     With `learned`, the number of intervals of the grid that a student was trained on, they are chosen among its times,
-    evenly; where more steps are asked for, or on VE, whose grids are not even, they are not.
+    evenly; where more steps are asked for, they are not.
 
     Raises:
         RecipeError: a highest time outside the process, or no step.
@@ -44,7 +44,7 @@ def grid_of(process: Process, steps: int, highest: float | None = None, learned:
     if highest is not None and not 0 < highest <= process.t_max:
         raise RecipeError(f"sampling begins at a time in (0, {process.t_max:g}]; got {highest:g}")
     times = process.grid(steps)
-    if learned is not None and steps <= learned and not isinstance(process, VE):
+    if learned is not None and steps <= learned:
         times = process.grid(learned).flip(0)[even_places(learned, steps)].flip(0)
     return times * (1.0 if highest is None else highest / process.t_max)
 

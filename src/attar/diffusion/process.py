@@ -97,6 +97,14 @@ class Process(ABC):
         """
         return self.t_max * _fractions(steps)
 
+    def share(self, t: Tensor) -> Tensor:
+        """Return how far towards the noise times lie, 0 to 1: t / t_max unless the class says otherwise."""
+        return t / self.t_max
+
+    def time_of_share(self, share: Tensor) -> Tensor:
+        """Return the time that lies so far towards the noise, the inverse of `share`."""
+        return share * self.t_max
+
     def inside(self, t: Tensor) -> Tensor:
         """Return the times, those that rounding carried past an end put back on it.
 
@@ -317,6 +325,16 @@ class VE(Process):
         low, high = self.sigma_min ** (1 / self.rho), self.t_max ** (1 / self.rho)
         _fractions(steps)
         return torch.cat([(high + fractions * (low - high)) ** self.rho, fractions.new_zeros(1)])
+
+    def share(self, t: Tensor) -> Tensor:
+        """Return the place on the grid, (σ^{1/ρ} − σ_min^{1/ρ}) / (σ_max^{1/ρ} − σ_min^{1/ρ})."""
+        low, high = self.sigma_min ** (1 / self.rho), self.t_max ** (1 / self.rho)
+        return (t ** (1 / self.rho) - low) / (high - low)
+
+    def time_of_share(self, share: Tensor) -> Tensor:
+        """Return the time at a place on the grid."""
+        low, high = self.sigma_min ** (1 / self.rho), self.t_max ** (1 / self.rho)
+        return ((low + share * (high - low)) ** self.rho).clamp_max(self.t_max)
 
 
 @dataclass(frozen=True)

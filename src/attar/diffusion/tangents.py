@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from attar.diffusion.process import spread
 from attar.diffusion.pushforward import pushed
 from attar.errors import RecipeError, did_you_mean
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Derivative = Literal["jvp", "central", "semi-continuous"]
 
 
@@ -27,13 +29,15 @@ def along(
     *,
     how: Derivative = "jvp",
     width: float = 1e-4,
+    highest: float = torch.inf,
 ) -> tuple[Tensor, Tensor]:
     """Return (F, dF/ds) of F = function(x, t), s along the direction (`slope`, `rate`), both `[n, …]` without gradient.
 
     `jvp` is exact, one forward-mode pass. `central` is [F(x + h slope, t + h rate) − F(x − h slope, t − h rate)]
     / (2h), for networks that have no forward mode; it asks three times. `semi-continuous` is exact in x and takes
     ∂F/∂t ≈ (cos h · F(x, t) − F(x, t − h)) / sin h, which is steadier where the time embedding is steep (rCM,
-    2510.08431). h is `width`; float32 needs about 1e-3 for `central`.
+    2510.08431). h is `width`; float32 needs about 1e-3 for `central`, whose steps end at time 0 and at `highest`. All
+    calls have the same dropout masks.
 
     Raises:
         RecipeError: an unknown kind, or a width that is not positive.
@@ -43,10 +47,13 @@ def along(
     if width <= 0:
         raise RecipeError(f"the width of a difference is positive; got {width}")
     with torch.no_grad():
+        if how != "jvp":
+            function = repeatable(function)
         if how == "central":
-            ahead = function(x + width * slope, t + width * rate)
-            behind = function(x - width * slope, t - width * rate)
-            return function(x, t), (ahead - behind) / (2 * width)
+            up, down = (_room(t, way * rate, width, highest) for way in (1, -1))
+            ahead = function(x + spread(up, x) * slope, t + up * rate)
+            behind = function(x - spread(down, x) * slope, t - down * rate)
+            return function(x, t), (ahead - behind) / spread(up + down, x)
         moving = rate if how == "jvp" else torch.zeros_like(rate)
         output, derivative = pushed(function, (x, t), (slope, moving))
         if how == "semi-continuous":
@@ -54,6 +61,26 @@ def along(
             by_time = (torch.cos(h) * output - function(x, t - h)) / torch.sin(h)
             derivative = derivative + spread(rate, x) * by_time
         return output, derivative
+
+
+def repeatable(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function with torch's generators as they stand now, whenever it is called: the same dropout masks."""
+    cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def again(*given: P.args, **named: P.kwargs) -> T:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        return function(*given, **named)
+
+    return again
+
+
+def _room(t: Tensor, rate: Tensor, width: float, highest: float) -> Tensor:
+    """Return `width`, or how far times `[n]` can go at a rate before they leave [0, highest], `[n]`."""
+    edge = torch.where(rate > 0, highest, 0.0)
+    far = torch.where(rate == 0, width, (edge - t) / rate)
+    return far.clamp(0.0, width)
 
 
 def scm_tangent(

@@ -9,19 +9,26 @@ import torch
 from exact import DATA, Exact, carried, lesson, loss, student
 
 from attar.diffusion import Flow, ddim, segment_edge
+from attar.diffusion.specs import EdmProcess
 from attar.errors import RecipeError
 from attar.methods.sampler.consistency import Consistency
 from attar.methods.sampler.core.coupling import Coupling
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import Pairs
-from attar.methods.sampler.core.training import SamplerTraining
+from attar.methods.sampler.core.training import SamplerTraining, alike
 from attar.methods.sampler.meanflow import MeanFlow, mean_velocity_target
 from attar.methods.sampler.progressive import Progressive, two_step_target
 from attar.methods.sampler.rectified_flow import RectifiedFlow
 from attar.methods.sampler.scm import ContinuousConsistency
+from attar.nets.denoiser_specs import ResidualMLP
 
 TRAIN = SamplerTraining(batch=256)
 FLOW = Flow()
+
+
+def test_two_steps_do_not_become_one_on_edm(open_run, pictures, taught):
+    with open_run() as run, pytest.raises(RecipeError, match="process=flow"):
+        Progressive(train=TRAIN)(run, data=pictures, teacher=taught(process=EdmProcess()))
 
 
 class TestConsistency:
@@ -38,6 +45,21 @@ class TestConsistency:
     def test_a_coarse_solver_moves_the_target(self, open_run):
         with open_run() as run:
             assert loss(run, self.method(solver="ddim", substeps=1), student()) > 1e-4
+
+    @pytest.mark.parametrize("average", [None, 0.5])
+    def test_both_sides_have_the_same_dropout_masks(self, open_run, pictures, taught, average):
+        """A student compared with itself at the same time errs by nothing, though half of it is dropped."""
+        given = taught(ResidualMLP(width=16, blocks=1, dropout=0.5))
+        method = self.method(target=average)
+        with open_run() as run:
+            begun = method.begin(run, pictures, given)
+            begun.student.module.train()
+            moment = method.moment(begun, method.phases()[0], 0)
+            t = torch.full((256,), 0.5, dtype=torch.float64)
+            x, told = moment.batch.x0, moment.condition
+            sides = alike(lambda: begun.target.output(x, t, told), lambda: begun.view.output(x, t, told))
+            torch.testing.assert_close(*sides)
+            assert not torch.allclose(sides[0], begun.view.output(x, t, told))
 
     def test_fresh_noise_moves_the_target(self, open_run):
         with open_run() as run:

@@ -86,16 +86,52 @@ def test_the_fake_score_takes_its_updates_and_nobody_else_moves(open_run, begun)
 @pytest.mark.parametrize("trunk", ["fake", "teacher"])
 def test_the_fake_scores_blocks_learn_to_tell_and_the_teachers_do_not(open_run, begun, trunk):
     with open_run() as run:
-        method, lesson, moment = begun(run, trunk=trunk, **{"adversary.weight": 0.1, "adversary.hidden": 4})
+        method, lesson, moment = begun(
+            run, trunk=trunk, **{"adversary.weight": 0.1, "adversary.hidden": 4, "score.updates": 2}
+        )
         (terms,) = method.terms(lesson, moment)
         assert set(terms) == {"matching", "adversarial"}
         own, teacher = lesson.state, lesson.teacher.sampler.module
-        before = [weights(module) for module in (own.fake.sampler.module, teacher, own.discriminator.learner.module)]
-        own.discriminator.step(moment)
-        after = [weights(module) for module in (own.fake.sampler.module, teacher, own.discriminator.learner.module)]
-        kept = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-        assert kept == [trunk == "teacher", True, False]
+        parts = (own.fake.sampler.module, teacher, own.discriminator.learner.module)
+        before = [weights(module) for module in parts]
+        method.after(lesson, moment)
+        kept = [torch.equal(a, weights(module)) for a, module in zip(before, parts, strict=True)]
+        assert kept == [False, True, False]
         assert all(parameter.grad is None for parameter in lesson.student.module.parameters())
+        assert (own.fake.learner.steps, own.discriminator.learner.steps) == (2, 2 if trunk == "fake" else 1)
+
+
+def test_the_discriminators_loss_is_a_part_of_the_fake_scores_updates(open_run, begun):
+    """Of their sum alone, by λ_c: without it the fake score learns as if there were none."""
+    fields = {"adversary.weight": 0.1, "adversary.hidden": 4, "score.optimizer": {"kind": "sgd", "lr": 1.0}}
+    moved = []
+    for telling, more in ((1e-9, fields), (1.0, fields), (1.0, {"score.optimizer": fields["score.optimizer"]})):
+        with open_run() as run:
+            method, lesson, moment = begun(run, telling=telling, **more)
+            list(method.terms(lesson, moment))
+            own = lesson.state
+            before = weights(own.fake.sampler.module)
+            if own.discriminator is not None and telling == 1.0:
+                x_t, t = own.discriminator.noised(moment, own.made, None, 0)
+                loss = own.discriminator.telling(moment, x_t, t, None, 0)
+                pull = torch.autograd.grad(loss, list(own.fake.sampler.module.parameters()), allow_unused=True)
+                pulls = zip(pull, own.fake.sampler.module.parameters(), strict=True)
+                wanted = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pulls])
+            method.after(lesson, moment)
+            moved.append(weights(own.fake.sampler.module) - before)
+    weak, strong, without = moved
+    torch.testing.assert_close(weak, without)
+    torch.testing.assert_close(strong, without - wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_each_update_of_the_fake_score_sees_other_samples(open_run, begun):
+    with open_run() as run:
+        method, lesson, moment = begun(run, **{"score.updates": 3, "steps": 2})
+        list(method.terms(lesson, moment))
+        first, second, third = (method.anew(lesson, moment, number) for number in range(3))
+        assert torch.equal(first, lesson.state.made)
+        assert not torch.equal(first, second)
+        assert not torch.equal(second, third)
 
 
 def test_several_steps_are_simulated_as_they_are_drawn(open_run, begun):
@@ -137,6 +173,8 @@ def test_presets_are_the_two_papers(open_run, pictures, taught):
     assert (first.regression, first.score.updates, first.adversary.weight) == (0.25, 1, 0.0)
     assert (second.regression, second.score.updates, second.adversary.weight) == (0.0, 5, 3e-3)
     assert second.score.optimizer == first.score.optimizer
+    assert second.adversary.optimizer.lr == second.score.optimizer.lr
+    assert second.telling * 0.5 == 0.01  # of a mean of two halves: of their sum
     sizes = {"train": {"steps": 2, "batch": 4}, "adversary.hidden": 4, "steps": 4}
     with open_run() as run:
         assert build(DMD, sizes, preset="dmd2")(run, data=pictures, teacher=taught())(3).isfinite().all()

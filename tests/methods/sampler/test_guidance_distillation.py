@@ -324,6 +324,10 @@ class TestTrajectories:
         assert 1 <= float(stored.scales.min()) < 2
         assert 5 < float(stored.scales.max()) <= 6
 
+    def test_half_precision_would_drown_the_difference_of_states(self):
+        with pytest.raises(RecipeError, match=r"trajectories\.half=no"):
+            build(AdapterGuidance, {"trajectories.half": True})
+
     def test_no_teacher_is_asked_in_training(self, open_run):
         with open_run() as run:
             begun = lesson(run, METHODS["agd"], GuidedExactly())

@@ -12,7 +12,7 @@ from attar.diffusion.consistency import Consistent
 from attar.diffusion.mixture import Mixture
 from attar.diffusion.specs import EdmProcess
 from attar.methods.sampler.core.distillation import Phase
-from attar.methods.sampler.core.times import Pair
+from attar.methods.sampler.core.times import Pair, Pairs
 from attar.methods.sampler.ict import ImprovedConsistencyTraining as ICT
 from attar.spec import build
 
@@ -38,6 +38,14 @@ def lesson(open_run, pictures):
 def test_the_papers_intervals_double_from_10_to_1280_in_eighths():
     pairs = ICT().pairs
     assert [pairs.count(k, 800) for k in (0, 99, 100, 199, 200, 699, 700, 799)] == [10, 10, 20, 20, 40, 640, 1280, 1280]
+
+
+@pytest.mark.parametrize("intervals", [57, 100, 150])
+def test_any_number_of_intervals_is_reached(intervals):
+    pairs = Pairs(intervals=intervals, first=10)
+    counts = [pairs.count(k, 5000) for k in range(5000)]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (10, intervals)
 
 
 def test_levels_reach_from_sigma_min_to_80_and_intervals_are_chosen_by_what_a_log_normal_puts_there():

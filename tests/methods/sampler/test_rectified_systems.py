@@ -84,6 +84,25 @@ class TestInstaFlow:
         assert [phase.name for phase in alone.phases()] == ["reflow 0"]
         assert (InstaFlow().drawing().steps, alone.drawing().steps) == (1, 25)
 
+    def test_one_falling_rate_reaches_the_end_of_the_perceptual_distance(self, open_run, begun):
+        falling = {**INSTA, "perceptual_steps": 2, "perceptual": SMALL_JUDGE, "train.schedule": "cosine"}
+        with open_run() as run:
+            _, lesson, _ = begun(run, InstaFlow, falling, phase=1)
+            learner = lesson.learner
+            assert (learner.steps, learner.total_steps) == (0, 4)
+            learner.steps = 2  # as squared errors end
+            method, phase = build(InstaFlow, falling), build(InstaFlow, falling).phases()[2]
+            method.enter(lesson, phase)
+            assert (learner.steps, learner.total_steps) == (2, 4)
+            assert learner.schedule.factor(learner.steps, learner.total_steps) == pytest.approx(0.5)
+
+    def test_told_guidance_and_pairs_of_its_own_are_refused_before_any_training(self, open_run, begun):
+        told = {**INSTA, "guidance.highest": 8.0, "guidance.embedded": True}
+        with open_run() as run, pytest.raises(RecipeError, match="rounds=0"):
+            begun(run, InstaFlow, told, phase=-1)
+        with open_run() as run:
+            begun(run, InstaFlow, told, phase=-1, distil_steps=0)
+
     def test_the_teachers_weights_are_read_as_a_velocity(self, open_run, begun):
         with open_run() as run:
             _, lesson, _ = begun(run, InstaFlow, INSTA)

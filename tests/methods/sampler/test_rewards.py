@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pipelines import saved
 from torch.nn import functional
 
 from attar.artifacts import Student
@@ -11,8 +12,10 @@ from attar.artifacts.dual import DualStudent
 from attar.data.samples import ImageSamples, Samples
 from attar.diffusion import Mixture
 from attar.errors import AttarError, DataError
+from attar.methods.sampler.core.perception import Sight
 from attar.methods.sampler.core.proxy_reward import Proxy, TwoTowers
 from attar.methods.sampler.core.reward import AgreementReward, GivenReward, pixels, reward_of
+from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.nets import MLP, fresh
 from attar.run import SGD, Adam
 from lessons import lesson_of, moment_of
@@ -38,6 +41,32 @@ def test_a_classifier_scores_the_log_probability_of_the_class_asked_for(open_run
     assert gradient.abs().sum() > 0
     assert gradient[x.abs() > 1].abs().sum() == 0  # clipped pixels have no gradient
     assert not any(p.requires_grad for p in student.module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_latents_of_a_pipeline_are_judged_as_the_pictures_that_it_decodes_them_to(open_run, tiny_images, tmp_path):
+    pictures = ImageSamples(tiny_images(classes=2, channels=1, size=16, each=6))
+    given = GivenTeacher.of(f"hf:{saved('SD', tmp_path)}")
+    latents, student = given.given.seen(pictures), classifier(pictures.images)
+    sight, seen = Sight.of(pictures, given), []
+    with open_run() as run:
+        reward = reward_of(run, latents, GivenReward.of(student), sight=sight)
+        written = reward_of(
+            run, latents, GivenReward.of(lambda x, c: seen.append(x.shape) or x[:, 0, 0, 0]), sight=sight
+        )
+        with pytest.raises(DataError, match="no pictures"):
+            reward_of(run, latents, GivenReward.of(student))
+    x, which = latents.draw_named(4, torch.Generator().manual_seed(1))
+    x, told = x.requires_grad_(True), latents.condition(which)
+    shown = pictures.images.normalise(((sight(x) + 1) / 2).clamp(0, 1))
+    expected = -functional.cross_entropy(student.module(shown), which, reduction="none")
+    scores = reward.score(x, told)
+    torch.testing.assert_close(scores, expected)
+    (gradient,) = torch.autograd.grad(scores.sum(), x)
+    assert gradient.abs().sum() > 0
+    assert reward.score(x, torch.zeros_like(told)).tolist() == [0.0] * 4
+    written.score(x, told)
+    assert seen == [(4, 1, 16, 16)]
 
 
 def test_nothing_asked_for_scores_nothing(open_run, pictures):

@@ -11,6 +11,7 @@ from attar.diffusion.specs import DiscreteProcess
 from attar.errors import RecipeError
 from attar.methods.sampler.core.steadying import Steadying
 from attar.methods.sampler.core.teacher import GivenTeacher
+from attar.methods.sampler.lora_distillation import LoRADistillation
 from attar.methods.sampler.sana_sprint import SanaSprint
 from attar.methods.sampler.scm import ContinuousConsistency
 from attar.nets.denoiser_specs import DiffusersNet, DiT, PointMLP, ResidualMLP
@@ -94,6 +95,16 @@ def test_steadying_learns_and_keeps_what_was_known(open_run, pictures, taught):
         for view in (made.denoiser, given.given.with_module(given.given.module).denoiser)
     ]
     assert errors[0] < errors[1]
+
+
+def test_steadying_begins_with_a_teachers_updates_merged(open_run, pictures, taught):
+    fields = {"lora.rank": 2, "lora.layers": "all", "steps": 4, "train.steps": 2, "train.batch": 6}
+    with open_run() as run:
+        adapted = build(LoRADistillation, {**fields, "guidance.scale": 2.0})(run, data=pictures, teacher=taught(STEEP))
+        still = build(Steadying, {"train.steps": 1, "train.optimizer.lr": 1e-12})
+        made = still(run, data=pictures, teacher=GivenTeacher(adapted))
+    for name, value in adapted.merged().module.state_dict().items():
+        torch.testing.assert_close(made.module.state_dict()[name], value)
 
 
 def test_steadying_changes_the_config_of_networks_of_diffusers_alone():

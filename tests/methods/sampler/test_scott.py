@@ -32,6 +32,13 @@ def test_neighbours_are_24_of_1000_levels_apart():
     assert 990 < t.max() <= 999
 
 
+def test_no_pair_is_one_time_twice():
+    pairs, process = SCott().pairs, VP.build()
+    assert pairs.grid(process, 1000)[:2].tolist() == [0.001, 0.001]
+    pair = pairs.draw(20_000, process, torch.Generator().manual_seed(0))
+    assert bool((pair.s < pair.t).all())
+
+
 def begun(run, data, given, **fields):
     method = build(SCott, {**TINY, **fields})
     lesson = method.begin(run, data, given)

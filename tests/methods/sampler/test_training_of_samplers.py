@@ -53,6 +53,15 @@ class TestTimes:
         t = Times().draw(100, VPDiscrete.linear(steps=10), rng())
         assert set((t * 10).tolist()) <= {float(k) for k in range(1, 11)}
 
+    def test_on_edm_shares_are_places_on_its_grid(self):
+        process = VE()
+        assert process.time_of_share(torch.tensor([0.0, 1.0]).double()).tolist() == pytest.approx([0.002, 80.0])
+        torch.testing.assert_close(process.time_of_share(torch.tensor(0.5).double()), process.grid(3)[1])
+        t = Times(lowest=0.02, highest=0.98).draw(20_000, process, rng())
+        assert float((t > 2).double().mean()) == pytest.approx(0.53, abs=0.02)  # 0.975 of times even in σ
+        share = process.share(t)
+        assert (float(share.min()), float(share.max())) == pytest.approx((0.02, 0.98), abs=1e-3)
+
     def test_bounds_must_be_a_range(self):
         with pytest.raises(ValueError, match="not below"):
             Times(lowest=0.5, highest=0.5)

@@ -60,6 +60,8 @@ class AdapterGuidance(Distillation):
             raise ValueError("the adapters are told guidance: leave guidance.embedded=yes")
         if self.trajectories.solver != "ddim" or self.trajectories.kept != 1:
             raise ValueError("the guided prediction is read off DDIM steps: trajectories.solver=ddim, .kept=1")
+        if self.trajectories.half:
+            raise ValueError("the guided prediction is a small difference of states: leave trajectories.half=no")
         return self
 
     @property
@@ -113,6 +115,7 @@ class AdapterGuidance(Distillation):
         pairs: Couplings = lesson.state
         assert pairs.path is not None
         rows = chosen_rows(lesson.run, pairs, moment.batch.total, moment.step)
-        whole = torch.cat([pairs.path[rows], pairs.ends[rows][:, None]], 1).float().to(place.device)
-        every = torch.arange(len(place), device=place.device)
-        return whole[every, place], whole[every, place + 1]
+        place, last = place.cpu(), pairs.path.shape[1] - 1
+        state, behind = pairs.path[rows, place], pairs.path[rows, (place + 1).clamp_max(last)]
+        behind[place == last] = pairs.ends[rows[place == last]]
+        return state.to(lesson.run.device), behind.to(lesson.run.device)

@@ -92,6 +92,8 @@ class Consistency(Distillation):
             Consistent(own, self.boundary, self.scaling)
         lesson = super().begin(run, data, given, **more)
         Consistent(lesson.view, self.boundary, self.scaling)
+        if self.target_decay is not None:
+            lesson.learner.ema["target"].train()  # it has dropout masks, too: the student's
         return lesson
 
     def terms(self, lesson: Lesson, moment: Moment) -> Terms:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from attar.methods.sampler.core.score import FakeScore, ScoreDistillation
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import on_levels
 from attar.methods.sampler.core.training import SamplerTraining
-from attar.run import AdamW
+from attar.run import AdamW, Learner
 from attar.spec import method
 
 
@@ -43,11 +44,12 @@ class DistributionMatching(Distillation):
     The gradient in a sample x is (x̂_fake − x̂_real) / mean |x − x̂_real| of x noised to 2 to 98 % of the times, x̂_real
     the (guided) teacher's and x̂_fake that of a denoiser which learns the student's samples all along. Beside it, as
     asked for: square errors to where the teacher's ODE leads the same noise (DMD), several updates of the fake score
-    for each of the student's, and a discriminator on the fake score's blocks (DMD2, `preset=dmd2`). In several steps a
-    sample is the student's own after as many of them as are drawn for the batch, with a gradient through the last.
+    for each of the student's, on samples of their own, and a discriminator on the fake score's blocks, whose loss these
+    updates lessen, too (DMD2, `preset=dmd2`). In several steps a sample is the student's own after as many of them as
+    are drawn for the batch, with a gradient through the last.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2
     presets: ClassVar[dict[str, Any]] = {
         "small": {
             **Distillation.presets["small"],
@@ -58,7 +60,12 @@ class DistributionMatching(Distillation):
         "dmd2": {
             "regression": 0.0,
             "score": {"updates": 5},
-            "adversary": {"weight": 3e-3, "game": "softplus", "times": {"kind": "uniform"}},
+            "adversary": {
+                "weight": 3e-3,
+                "game": "softplus",
+                "times": {"kind": "uniform"},
+                "optimizer": {"kind": "adamw", "lr": 2e-6},
+            },
         },
     }
 
@@ -69,6 +76,7 @@ class DistributionMatching(Distillation):
     distance: Distance = "l2"  # LPIPS in the paper
     adversary: Adversary = Adversary(game="softplus")  # with a weight: a discriminator of samples and data
     trunk: Literal["fake", "teacher"] = "fake"  # whose blocks it stands on; the fake score's learn with it
+    telling: float = Field(0.02, gt=0)  # weight of its loss, a mean of two halves, in updates of its trunk (λ_c = 0.01)
     highest: float | None = Field(None, gt=0)  # time of the first step; none: the noisiest
     steps: int = Field(1, ge=1)  # in which samples are drawn
 
@@ -114,18 +122,35 @@ class DistributionMatching(Distillation):
         """Let the fake score learn the samples, and the discriminator to tell them from data."""
         own: Beside = lesson.state
         assert own.made is not None, "the student's terms come first"
-        own.fake.step(moment, own.made)
-        if own.discriminator is not None:
+        beside: Callable[[Tensor, int], Mapping[str, Tensor]] | None = None
+        heads: tuple[Learner, ...] = ()
+        if own.discriminator is not None and self.trunk == "fake":
+            beside = functools.partial(self.told_apart, own.discriminator, moment)
+            heads = (own.discriminator.learner,)
+        own.fake.step(moment, functools.partial(self.anew, lesson, moment), beside, *heads)
+        if own.discriminator is not None and self.trunk == "teacher":
             own.discriminator.step(moment)
         own.made = None
 
-    def noises(self, moment: Moment) -> Iterator[Tensor]:
+    def anew(self, lesson: Lesson, moment: Moment, number: int) -> Tensor:
+        """Return the samples `[n, …]` of an update of the fake score: the student's own first, then others."""
+        if number:
+            return self.samples(lesson, moment, list(self.noises(moment, number)), moment.condition)
+        made: Tensor = lesson.state.made
+        return made
+
+    def told_apart(self, discriminator: Discriminator, moment: Moment, x0: Tensor, number: int) -> Mapping[str, Tensor]:
+        """Return the discriminator's loss in an update of the fake score, on the samples that it is shown."""
+        fake_t, t = discriminator.noised(moment, x0, None, number)
+        return {"telling": self.telling * discriminator.telling(moment, fake_t, t, None, number)}
+
+    def noises(self, moment: Moment, *counters: int) -> Iterator[Tensor]:
         """Yield unit noise for as many steps as are drawn for the whole batch, from 1 to all of them."""
-        batch, run = moment.batch, moment.run
-        yield batch.noise
-        for number in range(int(torch.randint(self.steps, (), generator=run.rng("length", moment.step)))):
-            noise = torch.randn(batch.total, *batch.noise.shape[1:], generator=run.rng("again", moment.step, number))
-            yield batch.mine(noise)
+        like = moment.batch.noise
+        yield moment.noise("fresh", like, *counters) if counters else like
+        rng = moment.run.rng("length", moment.step, *counters)
+        for number in range(int(torch.randint(self.steps, (), generator=rng))):
+            yield moment.noise("again", like, *counters, number)
 
     def samples(self, lesson: Lesson, moment: Moment, noises: list[Tensor], condition: Any) -> Tensor:
         """Return samples `[n, …]` of as many steps as there are noises, with a gradient through the last."""

@@ -21,6 +21,7 @@ from attar.methods.sampler.consistency import Compared, Consistency
 from attar.methods.sampler.core.adversarial import Adversary, Discriminator
 from attar.methods.sampler.core.coupling import Coupling, stored
 from attar.methods.sampler.core.distillation import Lesson, Moment, Phase, Terms
+from attar.methods.sampler.core.perception import Sight
 from attar.methods.sampler.core.reward import GivenReward, Reward, reward_of
 from attar.methods.sampler.core.rollout import late_sample
 from attar.methods.sampler.core.score import FakeScore, ScoreDistillation
@@ -117,7 +118,7 @@ class SegmentedConsistency(Consistency):
         self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None, reward: GivenReward | None = None
     ) -> Sampler:
         """Train the student; the reward, where none is given, is log p(class | picture) of a classifier, a stage."""
-        return self.taught(self.begin(run, data, teacher, reward=reward))
+        return self.taught(self.begin(run, data, teacher, reward=reward, sight=Sight.of(data, teacher)))
 
     def build(self, lesson: Lesson) -> Beside:
         """Return what the phases need, with the learners of discriminator and fake score."""
@@ -129,7 +130,7 @@ class SegmentedConsistency(Consistency):
             given = GivenTeacher(teacher.sampler or "exact")
             pairs = lesson.run.stage("pairs", coupling, data=lesson.data, teacher=given)
         pleased = self.feedback_steps or (last and self.pleasing)
-        reward = reward_of(lesson.run, lesson.data, lesson.given.get("reward"), self.judging) if pleased else None
+        reward = reward_of(lesson.run, lesson.data, judging=self.judging, **lesson.given) if pleased else None
         discriminator = self.adversary.build(lesson) if any(self.fooling) else None
         return Beside(discriminator, reward, self.fake.build(lesson) if last else None, pairs)
 

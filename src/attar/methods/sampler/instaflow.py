@@ -91,8 +91,12 @@ class InstaFlow(RectifiedFlow):
 
     def enter(self, lesson: Lesson, phase: Phase) -> None:
         """Store a round's pairs; the perceptual phase keeps those of distillation, and its student as it is."""
-        if not phase.settings.get("goes on"):
+        if phase.settings.get("goes on"):
+            lesson.learner.total_steps = self.distil_steps + phase.steps
+        else:
             super().enter(lesson, phase)
+        if phase.name == "distil":  # one schedule for both distances
+            lesson.learner.total_steps = phase.steps + self.perceptual_steps
         if phase.settings.get("perceptual"):
             lesson.state.perception = self.perceptual.build(lesson)
 

@@ -30,8 +30,9 @@ def mean_velocity_target(velocity: Tensor, change: Tensor, t: Tensor, r: Tensor)
 class MeanFlow(Distillation):
     """Learn u(x_t, t, r), the mean velocity from t to r: x_r = x_t − (t − r) u (Geng et al. 2025, arXiv 2505.13447).
 
-    L = E ‖u_θ − sg(v − (t − r) du/dt)‖² / (‖·‖² + c)^p, du/dt by one forward-mode product along (v, 1, 0). v is that of
-    a sample and its noise, or the teacher's with guidance (`slope=teacher`). For a share of samples r is t.
+    L = E ‖u_θ − sg(v − (t − r) du/dt)‖² / (‖·‖² + c)^p, squares meant over a sample's numbers, du/dt by one
+    forward-mode product along (v, 1, 0). v is that of a sample and its noise, or the teacher's with guidance
+    (`slope=teacher`). For a share of samples r is t.
     """
 
     version: ClassVar = 1
@@ -91,9 +92,12 @@ class MeanFlow(Distillation):
             return student.mean_velocity(x, time, r, moment.condition)
 
         (_, change), guess = alike(
-            lambda: along(function, x_t, t, velocity, torch.ones_like(t), how=self.derivative, width=self.width),
+            lambda: along(
+                function, x_t, t, velocity, torch.ones_like(t),
+                how=self.derivative, width=self.width, highest=process.t_max,
+            ),
             lambda: function(x_t, t),
-        )
+        )  # fmt: skip
         error = squared(guess, mean_velocity_target(velocity, change, t, r))
         weight = (error.detach() + self.constant) ** -self.power
         yield {"mean velocity": batch.mean(weight * error)}

@@ -20,6 +20,7 @@ from attar.losses.denoising import Distance
 from attar.methods.sampler.consistency import Compared, Consistency
 from attar.methods.sampler.core.adversarial import Adversary, Discriminator
 from attar.methods.sampler.core.distillation import Lesson, Moment, Phase
+from attar.methods.sampler.core.perception import Sight
 from attar.methods.sampler.core.reward import GivenReward, Reward, reward_of
 from attar.methods.sampler.core.score import FakeScore, ScoreDistillation
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
@@ -110,12 +111,12 @@ class MultistepConsistency(Consistency):
         self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None, reward: GivenReward | None = None
     ) -> Sampler:
         """Train the student; a reward is asked where `preference` has a weight."""
-        return self.taught(self.begin(run, data, teacher, reward=reward))
+        return self.taught(self.begin(run, data, teacher, reward=reward, sight=Sight.of(data, teacher)))
 
     def build(self, lesson: Lesson) -> Beside:
         """Return what stands beside the second stage's term."""
         return Beside(
-            reward_of(lesson.run, lesson.data, lesson.given.get("reward")) if self.preference else None,
+            reward_of(lesson.run, lesson.data, **lesson.given) if self.preference else None,
             self.fake.build(lesson) if self.score else None,
             self.adversary.build(lesson) if self.adversary.weight else None,
         )

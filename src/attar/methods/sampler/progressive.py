@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.artifacts.drawing import Drawing, Ode
-from attar.diffusion import Process, ddim, x0_of_jump
+from attar.diffusion import VE, Process, ddim, x0_of_jump
 from attar.diffusion.view import Condition, View
 from attar.diffusion.weights import Weighting, denoising_weight
+from attar.errors import RecipeError
 from attar.losses.denoising import squared
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Phase, Terms
 from attar.methods.sampler.core.training import begin_again
@@ -63,7 +64,16 @@ class Progressive(Distillation):
         return rounds
 
     def build(self, lesson: Lesson) -> Any:
-        """Return where the teachers of later rounds stand."""
+        """Return where the teachers of later rounds stand.
+
+        Raises:
+            RecipeError: rounds on EDM, whose grids of N and N/2 steps share no times.
+        """
+        if isinstance(lesson.process, VE) and self.steps < self.teacher_steps:
+            raise RecipeError(
+                "two steps become one where a grid of N steps holds every second time of one of 2 N, and those of EDM "
+                "do not; take a teacher on process=flow, cosine, vp or trig"
+            )
         held = lesson.student.copy()
         held.module.requires_grad_(False).eval()
         return held

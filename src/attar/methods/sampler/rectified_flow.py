@@ -74,8 +74,10 @@ class RectifiedFlow(Distillation):
         """Hold the student to flow matching.
 
         Raises:
-            RecipeError: another process or prediction.
+            RecipeError: another process or prediction, or guidance that is told where the student makes pairs.
         """
+        if self.guidance.embedded and any(phase.settings["round"] for phase in self.phases()):
+            raise RecipeError("a student that is told its guidance makes no pairs of its own; take rounds=0")
         if not isinstance(lesson.process, Flow) or lesson.view.prediction != "velocity":
             raise RecipeError(
                 f"trajectories become straight where x_t = (1 − t) x0 + t ε, and this student predicts "
@@ -94,8 +96,6 @@ class RectifiedFlow(Distillation):
         given = GivenTeacher("exact" if lesson.teacher.sampler is None else lesson.teacher.sampler)
         coupling, guidance = self.coupling, self.guidance
         if number:
-            if self.guidance.embedded:
-                raise RecipeError("a student that is told its guidance makes no pairs of its own; take rounds=0")
             begin_again(lesson.learner)
             made = frozen(lesson.student.with_module(trained(lesson.learner)).copy())
             given, guidance = GivenTeacher(made), TeacherGuidance(scale=self.own_guidance)

@@ -13,6 +13,7 @@ from attar.artifacts.sampler import Sampler
 from attar.data import Samples
 from attar.methods.sampler.consistency import Compared
 from attar.methods.sampler.core.distillation import Lesson, Moment
+from attar.methods.sampler.core.perception import Sight
 from attar.methods.sampler.core.proxy_reward import LatentProxy, Proxy
 from attar.methods.sampler.core.reward import GivenReward, Reward, reward_of
 from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance
@@ -56,11 +57,11 @@ class RewardGuided(LatentConsistency):
         self, run: Run, *, data: Samples, teacher: GivenTeacher | None = None, reward: GivenReward | None = None
     ) -> Sampler:
         """Train the student; the reward, where none is given, is log p(class | picture) of a classifier, a stage."""
-        return self.taught(self.begin(run, data, teacher, reward=reward))
+        return self.taught(self.begin(run, data, teacher, reward=reward, sight=Sight.of(data, teacher)))
 
     def build(self, lesson: Lesson) -> Judged:
         """Return the expert, and the proxy with its learner."""
-        expert = reward_of(lesson.run, lesson.data, lesson.given.get("reward"), self.judging)
+        expert = reward_of(lesson.run, lesson.data, judging=self.judging, **lesson.given)
         return Judged(expert, self.proxy.build(lesson, expert) if self.through == "proxy" else None)
 
     def beside(self, lesson: Lesson, moment: Moment, sides: Compared) -> Mapping[str, Tensor]:

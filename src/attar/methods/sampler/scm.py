@@ -19,7 +19,7 @@ from attar.losses.denoising import squared
 from attar.methods.sampler.core.distillation import Distillation, Lesson, Moment, Terms
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.methods.sampler.core.times import Times
-from attar.methods.sampler.core.training import alike
+from attar.methods.sampler.core.training import SamplerTraining, alike
 from attar.methods.sampler.diffusion import Diffusion
 from attar.nets.denoiser_specs import ResidualMLP
 from attar.nets.denoisers import TimeFeatures, ZeroLinear
@@ -79,6 +79,7 @@ class ContinuousConsistency(Distillation):
     }
 
     teaching: Diffusion = Diffusion(net=ResidualMLP(frequency=2.0))
+    train: SamplerTraining = SamplerTraining(steps=40_000, optimizer=Adam(lr=1e-3, beta2=0.99))  # steps, rate: ours
     slope: Literal["teacher", "data"] = "teacher"  # of the trajectory: distillation, or training without a teacher
     times: Times = Times(kind="log-normal", mean=-1.0, std=1.4)  # of σ/α, for data of the deviation below
     times_for: float = Field(0.5, gt=0)  # σ_d that `times` are told for; with other data the angles t stay the same
@@ -140,7 +141,7 @@ class ContinuousConsistency(Distillation):
         (output, derivative), guess = alike(
             lambda: along(
                 function, x_t / sigma_data, t, spread(rate, x_t) * slope / sigma_data, rate,
-                how=self.derivative, width=self.width,
+                how=self.derivative, width=self.width, highest=state.highest,
             ),
             lambda: function(x_t / sigma_data, t),
         )  # fmt: skip

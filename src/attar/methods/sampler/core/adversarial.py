@@ -107,7 +107,7 @@ class Adversary:
     def build(self, lesson: Lesson, name: str = "discriminator", trunk: FakeScore | None = None) -> Discriminator:
         """Return the discriminator with its learner; call it in a method's `build`.
 
-        With a fake score as `trunk` the heads stand on its blocks, which learn to tell, too (DMD2).
+        With a fake score as `trunk` the heads stand on its blocks (DMD2).
 
         Raises:
             RecipeError: a teacher in closed form, which has no features.
@@ -129,7 +129,7 @@ class Adversary:
             heads = nn.ModuleList(Head(one.shape[-1], self.hidden) for one in seen)
         nets.reset(heads, lesson.run.rng(name))
         learner = lesson.run.learner(name, heads.to(lesson.run.device), self.optimizer)
-        return Discriminator(self, features, learner, None if trunk is None else trunk.learner)
+        return Discriminator(self, features, learner)
 
 
 class Discriminator:
@@ -139,11 +139,10 @@ class Discriminator:
         spec: how.
         features: what is read of the teacher.
         learner: of the heads.
-        trunk: learner of what the heads stand on; none where that is frozen.
     """
 
-    def __init__(self, spec: Adversary, features: Features, learner: Learner, trunk: Learner | None = None) -> None:
-        self.spec, self.features, self.learner, self.trunk = spec, features, learner, trunk
+    def __init__(self, spec: Adversary, features: Features, learner: Learner) -> None:
+        self.spec, self.features, self.learner = spec, features, learner
         self._fake: tuple[Tensor, Tensor] | None = None  # noised, and when
 
     def logits(self, x_t: Tensor, t: Tensor, condition: Condition) -> list[Tensor]:
@@ -157,21 +156,32 @@ class Discriminator:
 
         They are noised on to a drawn time, and remembered for `step`. The spec's weight is not in it.
         """
-        process, batch = self.features.view.process, moment.batch
-        drawn = batch.mine(self.spec.times.draw(batch.total, process, moment.run.rng("adversarial time", moment.step)))
-        at = torch.zeros_like(drawn) if at is None else at
-        t = torch.maximum(drawn, at)
-        x_t = renoise(process, made, at, t, self._noise(moment, made))
+        x_t, t = self.noised(moment, made, at)
         self._fake = x_t.detach(), t
-        logits = self.logits(x_t, t, batch.condition)
-        return batch.mean(_mean([fooling_loss(one, self.spec.game) for one in logits]))
+        logits = self.logits(x_t, t, moment.batch.condition)
+        return moment.batch.mean(_mean([fooling_loss(one, self.spec.game) for one in logits]))
 
     def step(self, moment: Moment, real: Tensor | None = None) -> None:
         """Learn to tell the samples that `term` was shown from real ones (none: the batch's), at the same noise."""
         assert self._fake is not None, "the student's term comes before the discriminator's step"
-        (fake_t, t), batch, game = self._fake, moment.batch, self.spec.game
+        self.learner.update({"telling": self.telling(moment, *self._fake, real)})
+        self._fake = None
+
+    def noised(self, moment: Moment, made: Tensor, at: Tensor | None = None, *counters: int) -> tuple[Tensor, Tensor]:
+        """Return samples `[n, …]` of noise level `at` `[n]` (none: clean), noised on to a drawn time, and the times."""
+        process, batch = self.features.view.process, moment.batch
+        rng = moment.run.rng("adversarial time", moment.step, *counters)
+        drawn = batch.mine(self.spec.times.draw(batch.total, process, rng))
+        at = torch.zeros_like(drawn) if at is None else at
+        t = torch.maximum(drawn, at)
+        return renoise(process, made, at, t, moment.noise("adversarial noise", made, *counters)), t
+
+    def telling(self, moment: Moment, fake_t: Tensor, t: Tensor, real: Tensor | None = None, *counters: int) -> Tensor:
+        """Return this process's share of the mean loss of telling noised samples from real ones at the same noise."""
+        batch, game = moment.batch, self.spec.game
         real = batch.x0 if real is None else real
-        real_t = self.features.view.process.diffuse(real, self._noise(moment, real), t).to(real.dtype)
+        noise = moment.noise("adversarial noise", real, *counters)
+        real_t = self.features.view.process.diffuse(real, noise, t).to(real.dtype)
         told, made = self.logits(real_t, t, batch.condition), self.logits(fake_t, t, batch.condition)
         loss = _mean([telling_loss(r, f, game) for r, f in zip(told, made, strict=True)])
         if self.spec.mismatched and batch.condition is not None:
@@ -181,18 +191,10 @@ class Discriminator:
             differs = (other != batch.condition).flatten(1).any(1) if other.dim() > 1 else other != batch.condition
             loss = torch.where(differs, either, loss)  # a neighbour may have the same condition
         if self.spec.smooth:
-            shaken = real_t + 0.1 * self._noise(moment, real, "adversarial shake")
+            shaken = real_t + 0.1 * moment.noise("adversarial shake", real, *counters)
             near = self.logits(shaken, t, batch.condition)
             loss = loss + self.spec.smooth * _mean([(r - s).square() for r, s in zip(told, near, strict=True)])
-        learners = (self.learner,) if self.trunk is None else (self.learner, self.trunk)
-        moment.run.backward({"telling": batch.mean(loss)}, *learners)
-        for learner in learners:
-            learner.step()
-        self._fake = None
-
-    def _noise(self, moment: Moment, like: Tensor, name: str = "adversarial noise") -> Tensor:
-        shape = (moment.batch.total, *like.shape[1:])
-        return moment.batch.mine(torch.randn(shape, generator=moment.run.rng(name, moment.step)))
+        return batch.mean(loss)
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar.data import Images, Samples
 from attar.data.samples import ImageSamples
-from attar.errors import RecipeError
+from attar.errors import DataError, RecipeError
 from attar.losses.denoising import squared
 from attar.methods.sampler.core.distillation import Lesson
 from attar.methods.sampler.core.pipeline import Pipeline
@@ -25,18 +25,36 @@ from attar.train.training import Training
 class Sight:
     """How samples are seen as pictures in [-1, 1] with the channels of the data: latents by a pipeline's decoder."""
 
-    images: Images
-    pipeline: Pipeline | None
+    data: ImageSamples
+    pipeline: Pipeline | None = None
+
+    @property
+    def images(self) -> Images:
+        """The pictures of the data."""
+        return self.data.images
 
     @classmethod
     def of(cls, data: Samples, given: GivenTeacher | None) -> Sight | None:
         """Return how the samples of a teacher that was given are seen; none where the data are no pictures."""
         pipeline = given.given if given is not None and isinstance(given.given, Pipeline) else None
-        return cls(data.images, pipeline) if isinstance(data, ImageSamples) else None
+        return cls(data, pipeline) if isinstance(data, ImageSamples) else None
+
+    @classmethod
+    def itself(cls, data: Samples) -> Sight:
+        """Return how samples are seen that are pictures.
+
+        Raises:
+            DataError: they are none.
+        """
+        if not isinstance(data, ImageSamples):
+            raise DataError(f"{data.source} has no pictures for a network to look at")
+        return cls(data)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return pictures `[n, C, H, W]` of samples, with their gradients."""
-        seen = x if self.pipeline is None else self.pipeline.pixels(x)
+        if self.pipeline is None:
+            return x
+        seen = self.pipeline.pixels(x)
         return seen.mean(1, keepdim=True) if self.images.channels == 1 else seen
 
 

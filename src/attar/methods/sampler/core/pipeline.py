@@ -98,7 +98,8 @@ class Pipeline:
         config = self.autoencoder.config
         if pixels.shape[1] == 1:
             pixels = pixels.expand(-1, config.in_channels, -1, -1)
-        parts = [self.autoencoder.encode(part).latent_dist.mode() for part in pixels.split(CHUNK)]
+        autoencoder = self.autoencoder.to(pixels.device)
+        parts = [autoencoder.encode(part).latent_dist.mode() for part in pixels.split(CHUNK)]
         return (torch.cat(parts) - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
     @torch.no_grad()
@@ -112,7 +113,8 @@ class Pipeline:
             return latents
         config = self.autoencoder.config
         latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        return torch.cat([self.autoencoder.decode(part).sample for part in latents.split(CHUNK)])
+        autoencoder = self.autoencoder.to(latents.device)
+        return torch.cat([autoencoder.decode(part).sample for part in latents.split(CHUNK)])
 
     # ------------------------------------------------------------------ what it is told
 

@@ -2,6 +2,7 @@
 
 A reward scores samples `[n, *shape]` as generators make them, told what the generator was told: `score(x, condition)`
 gives `[n]`, more is better, with gradients to x where it has some. Samples told nothing (the null condition) score 0.
+Latents of a pipeline are seen as the pictures that it decodes them to, with gradients through the decoder.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from attar.data.samples import ImageSamples, PointSamples
 from attar.diffusion import Flow
 from attar.diffusion.view import Condition
 from attar.errors import AttarError, DataError
+from attar.methods.sampler.core.perception import Sight
 from attar.run import Run
 from attar.train.judges import LARGE, LARGE_FROM, SMALL, TRAINING, ClassifierJudge
 from attar.train.network import TrainNetwork
@@ -61,18 +63,19 @@ class ClassReward(Reward):
     """log p(class | picture) of a classifier; the class of a caption is that of its pictures.
 
     Args:
-        judge: the classifier, of the data's classes.
-        data: pictures.
+        judge: the classifier, of the pictures' classes.
+        data: whose conditions they are.
+        sight: how samples are seen as pictures; none: they are some.
     """
 
-    def __init__(self, judge: ClassifierJudge, data: ImageSamples) -> None:
+    def __init__(self, judge: ClassifierJudge, data: Samples, sight: Sight | None = None) -> None:
         super().__init__(data)
         self.module: Any = judge.module.requires_grad_(False)
-        self.classes, self.images = judge.classes, data.images
+        self.classes, self.sight = judge.classes, sight or Sight.itself(data)
 
     def fits(self, x: Tensor, which: Tensor) -> Tensor:
-        """Return log p(class | picture) `[n]` of pictures in [-1, 1], clipped to that range."""
-        logits = self.module(self.images.normalise(pixels(x)))
+        """Return log p(class | picture) `[n]` of samples, whose pictures are clipped to their range."""
+        logits = self.module(self.sight.images.normalise(pixels(self.sight(x))))
         classes = self.classes.to(which.device)[which]
         picked: Tensor = logits.log_softmax(1).gather(1, classes[:, None])
         return picked[:, 0]
@@ -82,27 +85,31 @@ class AgreementReward(Reward):
     """How near a dual encoder puts a picture to its caption, as CLIP scores: the encoder's scale times the cosine.
 
     Args:
-        encoder: its images have the data's form.
-        data: pictures with captions, or classes that are named in the encoder's template.
+        encoder: its images have the form of the pictures.
+        data: with captions, or classes that are named in the encoder's template.
+        sight: how samples are seen as pictures; none: they are some.
 
     Raises:
         DataError: it reads pictures of another form.
     """
 
-    def __init__(self, encoder: DualStudent, data: ImageSamples) -> None:
+    def __init__(self, encoder: DualStudent, data: Samples, sight: Sight | None = None) -> None:
         super().__init__(data)
-        if (encoder.channels, encoder.size) != (data.images.channels, data.images.size):
+        sight = sight or Sight.itself(data)
+        images = sight.images
+        if (encoder.channels, encoder.size) != (images.channels, images.size):
             raise DataError(
                 f"the reward reads {encoder.channels} channels of {encoder.size} pixels a side, {data.source} has "
-                f"{data.images.channels} of {data.images.size}"
+                f"{images.channels} of {images.size}"
             )
-        self.module, self.images = encoder.module.eval().requires_grad_(False), data.images
-        said = data.conditions if data.vectors is not None else [encoder.template.format(c) for c in data.conditions]
+        self.module, self.sight = encoder.module.eval().requires_grad_(False), sight
+        captions = sight.data.vectors is not None  # a pipeline makes vectors of the names of classes, too
+        said = data.conditions if captions else [encoder.template.format(c) for c in data.conditions]
         self.said = encoder.texts(list(said))
 
     def fits(self, x: Tensor, which: Tensor) -> Tensor:
-        """Return the scores `[n]` of pictures in [-1, 1], clipped to that range."""
-        seen: Tensor = self.module.images(self.images.normalise(pixels(x)))
+        """Return the scores `[n]` of samples, whose pictures are clipped to their range."""
+        seen: Tensor = self.module.images(self.sight.images.normalise(pixels(self.sight(x))))
         return (seen * self.said[which]).sum(1) * self.module.scale
 
 
@@ -124,15 +131,15 @@ class PosteriorReward(Reward):
 
 
 class Written(Reward):
-    """A function of samples and conditions that the user wrote."""
+    """A function that the user wrote, of samples and conditions; of pictures in [-1, 1], where there are any."""
 
-    def __init__(self, data: Samples, function: Judgement) -> None:
+    def __init__(self, data: Samples, function: Judgement, sight: Sight | None = None) -> None:
         super().__init__(data)
-        self.function = function
+        self.function, self.sight = function, sight
 
     def score(self, x: Tensor, condition: Condition) -> Tensor:
         """Return what the function says `[n]`."""
-        return self.function(x, condition)
+        return self.function(x if self.sight is None else self.sight(x), condition)
 
     def fits(self, x: Tensor, which: Tensor) -> Tensor:
         """Names are not asked for."""
@@ -174,35 +181,44 @@ class GivenReward:
         return str(own or f"{self.given.__module__}.{getattr(self.given, '__qualname__', type(self.given).__name__)}")
 
 
-def reward_of(run: Run, data: Samples, given: GivenReward | None = None, judging: TrainNetwork | None = None) -> Reward:
+def reward_of(
+    run: Run,
+    data: Samples,
+    reward: GivenReward | None = None,
+    judging: TrainNetwork | None = None,
+    sight: Sight | None = None,
+) -> Reward:
     """Return the reward that was given; without one, that of a classifier of the data trained as a stage, `judging`.
 
-    Points with a closed form need no classifier.
+    Networks look at samples as `sight` sees them; without it these are pictures themselves. Points with a closed form
+    need no classifier.
 
     Raises:
         DataError: a network that does not read this data, or data without conditions or pictures.
     """
-    value = None if given is None else given.given
+    sight = sight or Sight.of(data, None)
+    value = None if reward is None else reward.given
     if callable(value) and not isinstance(value, Student | DualStudent):
-        return Written(data, value)
+        return Written(data, value, sight)
     if not data.conditions:
         raise DataError(f"{data.source} has no conditions that samples could fit; hand over a function as reward")
     if isinstance(data, PointSamples) and value is None:
         return PosteriorReward(data)
-    if not isinstance(data, ImageSamples):
+    if sight is None:
         raise DataError(f"{data.source} has no pictures for a network to look at; hand over a function as reward")
+    images = sight.images
     if value is None:
-        value = run.stage("judge", judging or judging_of(data), data=data.images)
+        value = run.stage("judge", judging or judging_of(sight.data), data=images)
     value.module.to(run.device)
     if isinstance(value, DualStudent):
-        return AgreementReward(value, data)
-    of, images = (value.channels, value.size, value.classes), data.images
+        return AgreementReward(value, data, sight)
+    of = (value.channels, value.size, value.classes)
     if of != (images.channels, images.size, tuple(images.classes)):
         raise DataError(
             f"the reward is a classifier of {list(value.classes)[:3]}… on {value.size} pixels a side, {data.source} "
             f"has {list(images.classes)[:3]}… on {images.size}; train one on this data"
         )
-    return ClassReward(ClassifierJudge(value, data), data)
+    return ClassReward(ClassifierJudge(value, sight.data), data, sight)
 
 
 def judging_of(data: ImageSamples) -> TrainNetwork:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from pydantic import Field
@@ -73,10 +73,17 @@ class FakeScore:
             gap = distribution_gap(made, wanted, self.view.x0(x_t, t, batch.condition))
         return batch.mean(replaced_gradient(made, gap) / made[0].numel())
 
-    def step(self, moment: Moment, made: Tensor | Callable[[int], Tensor]) -> None:
+    def step(
+        self,
+        moment: Moment,
+        made: Tensor | Callable[[int], Tensor],
+        beside: Callable[[Tensor, int], Mapping[str, Tensor]] | None = None,
+        *others: Learner,
+    ) -> None:
         """Learn to denoise clean made samples `[n, …]`, from fresh noise at all times, without guidance.
 
-        A function makes other samples for each update, told its number, without gradient.
+        A function makes other samples for each update, told its number, without gradient. `beside` gives more terms of
+        an update, told samples and number; `others` learn by them, too.
         """
         batch = moment.batch
         for number in range(self.spec.updates):
@@ -86,4 +93,7 @@ class FakeScore:
                 x0 = made.detach() if isinstance(made, Tensor) else made(number)
             noise = moment.noise("fake noise", x0, number)
             shown = Batch(x0, noise, batch.condition, batch.rows, batch.total)
-            self.learner.update({"denoising": batch.mean(denoising_loss(self.sampler.denoiser, shown, t))})
+            terms = {"denoising": batch.mean(denoising_loss(self.sampler.denoiser, shown, t))}
+            moment.run.backward({**terms, **(beside(x0, number) if beside else {})}, self.learner, *others)
+            for learner in (self.learner, *others):
+                learner.step()

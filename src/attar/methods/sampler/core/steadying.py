@@ -58,9 +58,14 @@ class Steadying:
         known = ready(run, data, teacher, Diffusion()).sampler
         if known is None:
             raise RecipeError("a teacher in closed form has no network to steady")
+        known = known.merged()
         before = getattr(known.module, "as_built", known.net)
         made = Sampler.fresh(self.changed(before), data, known.reading, run.rng("net"), extras=known.extras)
-        made.module.load_state_dict(known.module.state_dict(), strict=False)
+        lost = made.module.load_state_dict(known.module.state_dict(), strict=False).unexpected_keys
+        if lost:
+            raise RecipeError(
+                f"the steadied network has no place for the teacher's {lost[0]}; look at steadying.config"
+            )
         module = made.module.to(run.device).requires_grad_(True)
         learner, view = self.train.learner(run, "teacher", module), made.denoiser
         for step in run.loop("steady", self.train.steps):

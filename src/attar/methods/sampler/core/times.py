@@ -16,14 +16,17 @@ from attar.spec import spec
 
 @spec
 class Times:
-    """How the time of a sample is drawn; on the discrete process it is rounded up to a level."""
+    """How the time of a sample is drawn; on the discrete process it is rounded up to a level.
 
-    kind: Literal["uniform", "log-normal", "logit-normal"] = "uniform"  # of t; of σ/α; of t / t_max
-    mean: float = 0.0  # of ln(σ/α), or of the logit of t / t_max; EDM takes −1.2, sCM −1
+    Shares are t / t_max, and on EDM, where nearly all of that is noise, places on its grid (`Process.share`).
+    """
+
+    kind: Literal["uniform", "log-normal", "logit-normal"] = "uniform"  # of the share; of σ/α; logit of the share
+    mean: float = 0.0  # of ln(σ/α), or of the logit of the share; EDM takes −1.2, sCM −1
     std: float = Field(1.0, gt=0)  # EDM takes 1.2, sCM 1.4
-    shift: float = Field(1.0, gt=0)  # u → s u / (1 + (s − 1) u) of u = t / t_max behind the draw
-    lowest: float = Field(1e-3, ge=0, lt=1)  # least share of t_max
-    highest: float = Field(1.0, gt=0, le=1)  # largest share of t_max
+    shift: float = Field(1.0, gt=0)  # u → s u / (1 + (s − 1) u) of the share u behind the draw
+    lowest: float = Field(1e-3, ge=0, lt=1)  # least share
+    highest: float = Field(1.0, gt=0, le=1)  # largest share
     at_highest: float = Field(0.0, ge=0, le=1)  # probability of the largest time itself
 
     @model_validator(mode="after")
@@ -34,18 +37,17 @@ class Times:
 
     def draw(self, n: int, process: Process, rng: torch.Generator) -> Tensor:
         """Return times `[n]` in float64 on the CPU."""
-        least = min(self.lowest, process.sigma_min / process.t_max) if isinstance(process, VE) else self.lowest
         if self.kind == "uniform":
-            u = torch.rand(n, generator=rng, dtype=torch.float64) * (self.highest - least) + least
+            u = torch.rand(n, generator=rng, dtype=torch.float64) * (self.highest - self.lowest) + self.lowest
         else:
             normal = self.mean + self.std * torch.randn(n, generator=rng, dtype=torch.float64)
             u = torch.sigmoid(normal)
             if self.kind == "log-normal":
-                u = process.time_of_log_snr(-normal) / process.t_max
+                u = process.share(process.time_of_log_snr(-normal))
         u = self.shift * u / (1 + (self.shift - 1) * u)
         certain = torch.rand(n, generator=rng, dtype=torch.float64) < self.at_highest
-        u = torch.where(certain, torch.full_like(u, self.highest), u.clamp(least, self.highest))
-        return on_levels(process, u * process.t_max)
+        u = torch.where(certain, torch.full_like(u, self.highest), u.clamp(self.lowest, self.highest))
+        return on_levels(process, process.time_of_share(u))
 
 
 def on_levels(process: Process, t: Tensor) -> Tensor:

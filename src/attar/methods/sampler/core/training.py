@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attar.data import Samples
+from attar.diffusion.tangents import repeatable
 from attar.run import Adam, Constant, Decay, Learner, Optimizer, Run, Schedule
 from attar.spec import spec
 
@@ -123,9 +124,5 @@ def dropped(condition: Tensor | None, null: Tensor | None, share: float, rng: to
 
 def alike(first: Callable[[], T], second: Callable[[], S]) -> tuple[T, S]:
     """Return what both give, the second with the same dropout masks: torch's generators start alike for both."""
-    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
-    one = first()
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
-    return one, second()
+    again = repeatable(second)
+    return first(), again()
