@@ -50,7 +50,7 @@ class Bootstrapping(Distillation):
     solver: Solver = "ddim"  # of the teacher's way from t to s
     substeps: int = Field(1, ge=1)  # of the solver; more, or heun, lessen its error
     weight: Literal["rate", "interval", "none"] = "rate"  # w: 1 / (1 − ρ)², which makes residues alike, or 1 / (t − s)²
-    boundary: float = Field(1.0, ge=0)  # β; without, everything drifts to a constant
+    boundary: float = Field(1.0, ge=0)  # β; a student that is not its teacher's network needs it
     distance: Distance = "l2"
 
     def drawing(self) -> Drawing:

@@ -54,7 +54,8 @@ class SegmentedConsistency(Consistency):
     For k = 8, 4, 2, 1 segments: L = a ‖Ψ(x_t, t → e) − sg Ψ⁻(x_s, s → e)‖² − b D(Ψ(x_t, t → e)), Ψ a DDIM jump of the
     student and e drawn for each sample between the lower edge of its segment and s; a outweighs b first, b later.
     Feedback: max(0, threshold − R) of a late prediction of a roll-out. One step: distribution matching whose real side
-    is the consistency model itself, and square errors to where the teacher leads the same noise.
+    is the consistency model itself, and square errors to where the teacher leads the same noise. Their loss by the
+    segmentation of real images, and feedback in updates of its own that are merged later, are not built.
     """
 
     version: ClassVar = 2
@@ -67,7 +68,8 @@ class SegmentedConsistency(Consistency):
             "fooling": (0.0, 0.0, 0.02, 0.02),
             "feedback_steps": 100,
             "one_step_steps": 400,
-        }
+        },
+        "lora": {"lora": {"rank": 64, "alpha": 64, "layers": "all"}},  # as the paper has it; the rank is ours
     }
 
     teaching: Diffusion = Diffusion(process=DiscreteProcess(betas="scaled-linear"))

@@ -66,7 +66,8 @@ class MultistepConsistency(Consistency):
                 "schedule": {"kind": "drop", "at": [0.5], "by": 0.1},
             },
             "across": 0.5,  # a second stage that is cut short is worse than none
-        }
+        },
+        "lora": {"lora": {"rank": 64, "alpha": 64, "layers": "all"}},  # as the paper has it, with the same rate
     }
 
     teaching: Diffusion = Diffusion(process=DiscreteProcess(betas="scaled-linear"))
