@@ -1,4 +1,4 @@
-"""Two processes train the same student as one, from stored pairs, from noise alone, and by two scores."""
+"""Two processes train the same student as one: stored pairs, noise alone, two scores, steps with fresh noise."""
 
 import pytest
 import torch
@@ -15,7 +15,11 @@ SIZES = {
         "net": {"kind": "residual-mlp", "width": 8, "blocks": 1}, "coupling": PAIRS, "distil_steps": 2, "flip": True,
         "compared": "pixels", "train.schedule": {"kind": "constant"},
     },
-    "boot": {"guidance": {"scale": 1.0, "highest": 3.0, "embedded": True}, "substeps": 2},
+    "boot": {"guidance": {"scale": 1.0, "highest": 3.0, "embedded": True}, "substeps": 2, "solver": "ancestral"},
+    "scott": {
+        "guidance": {"scale": 1.0, "highest": None, "embedded": False}, "lora": None,
+        "adversary": {"weight": 0.1, "hidden": 4, "optimizer": SGD},
+    },
     "dmd": {
         "coupling": PAIRS, "score": {"updates": 2, "optimizer": SGD},
         "adversary": {"weight": 0.1, "hidden": 4, "optimizer": SGD},
@@ -26,7 +30,7 @@ SIZES = {
 @pytest.mark.parametrize("id", SIZES)
 def test_two_processes_train_the_same_student(id, open_run, pictures, taught, tmp_path):
     method = build(ledger.method_class(id), {"train.steps": 3, "train.batch": 6, **SIZES[id], "train.optimizer": SGD})
-    teacher = taught()
+    teacher = taught(process=method.teaching.process if id == "scott" else None)
 
     def train(run):
         sampler = method(run, data=pictures, teacher=teacher)

@@ -9,7 +9,7 @@ import torch
 from exact import DATA
 from torch import nn
 
-from attar.artifacts.drawing import Ode
+from attar.artifacts.drawing import Ode, grid_of
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.diffusion import VE, Denoiser, Flow, TrigFlow, VPDiscrete, coefficients, spread
@@ -61,6 +61,12 @@ class TestTimes:
         assert float((t > 2).double().mean()) == pytest.approx(0.53, abs=0.02)  # 0.975 of times even in σ
         share = process.share(t)
         assert (float(share.min()), float(share.max())) == pytest.approx((0.02, 0.98), abs=1e-3)
+
+    def test_few_steps_on_edm_are_drawn_at_times_of_the_grid_of_training(self):
+        assert VE().grid(2)[1] == pytest.approx(0.002)  # its own grid of two steps has nothing between noise and data
+        learned = grid_of(VE(), 2, learned=40)
+        torch.testing.assert_close(learned, VE().grid(40)[[0, 20, 40]])
+        assert 0.5 < float(learned[1]) < 5
 
     def test_bounds_must_be_a_range(self):
         with pytest.raises(ValueError, match="not below"):
