@@ -108,7 +108,7 @@ class SlimFlow(RectifiedFlow):
             rows = turned.reshape(-1, 1, 1, 1)
             x0, noise = (torch.where(rows, part.flip(-1), part) for part in (x0, noise))
         if phase.settings["round"] == 0 and not phase.settings.get("ends"):
-            noise = annealed(noise, self.fresh(moment, noise, "annealing"), self.beta(step, phase.steps))
+            noise = annealed(noise, moment.noise("annealing", noise), self.beta(step, phase.steps))
         return dataclasses.replace(moment, batch=dataclasses.replace(batch, x0=x0, noise=noise))
 
     def beta(self, step: int, steps: int) -> float:
@@ -127,7 +127,7 @@ class SlimFlow(RectifiedFlow):
         yield {"pairs": batch.mean(self.apart(lesson, one_step(lesson.view, batch.noise, told), batch.x0))}
         if not self.guiding or lesson.state.flow is None:  # with rounds=0 there is no flow of its own
             return
-        noise = self.fresh(moment, batch.noise, "guided noise")
+        noise = moment.noise("guided noise", batch.noise)
         t = batch.mine(self.meeting.draw(batch.total, lesson.process, moment.run.rng("meeting", moment.step)))
         flow: View = lesson.state.flow.denoiser
         made = one_step(lesson.view, noise, told)
@@ -141,8 +141,3 @@ class SlimFlow(RectifiedFlow):
         if self.compared != "perceptual":
             found = found + sample_distance(made, wanted, self.distance)
         return found if self.compared == "pixels" else found + lesson.state.perception(made, wanted)
-
-    def fresh(self, moment: Moment, like: Tensor, name: str) -> Tensor:
-        """Return unit noise like this process's rows, drawn for the whole batch."""
-        shape = (moment.batch.total, *like.shape[1:])
-        return moment.batch.mine(torch.randn(shape, generator=moment.run.rng(name, moment.step)))
