@@ -10,7 +10,7 @@ from PIL import Image
 
 from attar import sampling
 from attar.artifacts import load
-from attar.artifacts.drawing import Encode, FlowMap, Multistep, Ode, Overshoot, Segmented, grid_of
+from attar.artifacts.drawing import Encode, FlowMap, Multistep, Ode, Overshoot, Segmented, Signal, grid_of
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.data.samples import ImageSamples
@@ -97,6 +97,61 @@ def test_evaluations_are_counted_and_guidance_counts_twice():
         with meter:
             made(6, torch.arange(6), guidance=guidance)
         assert meter.nfe("sampler", 6) == each
+
+
+def test_guidance_in_the_weights_costs_nothing_and_is_not_doubled():
+    made = sampler(drawing=Ode(steps=4), guidance=3.0, guided="inside")
+    meter = WorkMeter()
+    meter.watch("sampler", made.module)
+    with meter:
+        x = made(6, torch.arange(6))
+    assert meter.nfe("sampler", 6) == 4
+    assert torch.equal(made(6, torch.arange(6), guidance=3.0), x)
+    for other in (1.0, 5.0):
+        with pytest.raises(RecipeError, match="guidance of 3 inside"):
+            made(6, torch.arange(6), guidance=other)
+
+
+def test_guidance_that_was_never_told_is_refused():
+    made = sampler(extras=Extras(guidance=True), guidance=2.0, guided="embedded", told=(1.0, 4.0))
+    assert not torch.equal(made(3, guidance=1.0), made(3, guidance=4.0))
+    for other in (0.9, 4.1):
+        with pytest.raises(RecipeError, match="from 1 to 4 only"):
+            made(3, guidance=other)
+
+
+@pytest.mark.parametrize("drawing", [FlowMap(steps=2), Signal()])
+def test_what_cannot_be_guided_by_two_calls_is_not(drawing):
+    made = sampler(drawing=drawing, extras=Extras(second_time=isinstance(drawing, FlowMap)))
+    assert made(2).isfinite().all()
+    with pytest.raises(RecipeError, match="no guidance"):
+        made(2, guidance=3.0)
+
+
+def test_a_signal_has_one_step():
+    with pytest.raises(RecipeError, match="one step alone"):
+        sampler(drawing=Signal())(2, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"n": 0}, "at least one sample"),
+        ({"n": 2, "steps": 0}, "one step"),
+        ({"n": 2, "steps": 2.5}, "whole"),
+        ({"n": 2, "condition": []}, "one condition for each of 2"),
+        ({"n": 2, "condition": [3, 33]}, "from 0 to 7"),
+        ({"n": 2, "noise": torch.zeros(2, 3)}, r"\[2, 2\] is expected"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_words(given, words):
+    with pytest.raises(RecipeError, match=words):
+        sampler()(**given)
+
+
+def test_one_number_is_the_condition_of_all():
+    made = sampler()
+    assert torch.equal(made(2, 3), made(2, [3, 3]))
 
 
 class TestDrawing:

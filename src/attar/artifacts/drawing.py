@@ -157,12 +157,23 @@ class FlowMap:
         mean_velocity: MeanVelocity,
         **_: Any,
     ) -> Tensor:
-        """Return samples like the unit noise `[n, …]`."""
+        """Return samples like the unit noise `[n, …]`.
+
+        Raises:
+            RecipeError: guidance by two calls.
+        """
+        _unguided(view)
         times = grid_of(view.process, steps, self.highest).to(noise.device)
         x = start(view.process, times[0], noise)
         for t, r in itertools.pairwise(times):
             x = flow_map(mean_velocity, x, t, r, condition)
         return x
+
+
+def _unguided(view: View) -> Denoiser:
+    if not isinstance(view, Denoiser):
+        raise RecipeError("this sampler takes no guidance beside what it was distilled with; leave it out")
+    return view
 
 
 @spec
@@ -176,10 +187,11 @@ class Signal:
         """Return samples like the unit noise `[n, …]`.
 
         Raises:
-            RecipeError: guidance, which such a network took over when it was trained.
+            RecipeError: guidance by two calls, or several steps.
         """
-        if not isinstance(view, Denoiser):
-            raise RecipeError("this sampler was distilled with its guidance inside, and takes no other; leave it out")
+        if steps != 1:
+            raise RecipeError(f"this sampler knows one step alone; got steps={steps}")
+        view = _unguided(view)
         clean = torch.full((len(noise),), last_time(view.process), dtype=torch.float64, device=noise.device)
         return signal(view, noise, clean, condition)
 

@@ -40,7 +40,8 @@ class Reading:
     prediction: Prediction
     drawing: Drawing = Ode()
     guidance: float = 1.0  # g of u + g (c − u) that samples are drawn with; 1 is none
-    guided: Literal["two-calls", "embedded"] = "two-calls"  # how: both predictions, or an input of the network
+    guided: Literal["two-calls", "embedded", "inside"] = "two-calls"  # how: both predictions, told, or in the weights
+    told: tuple[float, float] | None = None  # lowest and highest g that the network was told when it learned
 
 
 class Sampler(Artifact):
@@ -147,10 +148,15 @@ class Sampler(Artifact):
         """Return the network as a view with two-call guidance g (`[]` or `[n]`); none means the sampler's own.
 
         Raises:
-            RecipeError: guidance of a network without conditions.
+            RecipeError: guidance of a network without conditions, or other than what one took over.
         """
         scale = self.reading.guidance if guidance is None else guidance
-        if self.reading.guided == "embedded" or (not isinstance(scale, Tensor) and scale == 1.0):
+        if self.reading.guided == "inside" and scale != self.reading.guidance:
+            raise RecipeError(
+                f"this network was distilled with a guidance of {self.reading.guidance:g} inside, and takes no other; "
+                "leave it out"
+            )
+        if self.reading.guided != "two-calls" or (not isinstance(scale, Tensor) and scale == 1.0):
             return self.denoiser
         return Guided(self.denoiser, self.null, scale, "g")
 
@@ -179,9 +185,13 @@ class Sampler(Artifact):
         elif isinstance(given, str):
             given = numbers([given], self.conditions).expand(n)
         elif not isinstance(given, Tensor):
-            given = numbers(given, self.conditions) if isinstance(given[0], str) else torch.tensor(given)
+            listed = list(given) if isinstance(given, Sequence) else [given] * n
+            named = bool(listed) and isinstance(listed[0], str)
+            given = numbers(listed, self.conditions) if named else torch.tensor(listed)
         if len(given) != n:
             raise RecipeError(f"one condition for each of {n} samples is expected; got {len(given)}")
+        if not given.is_floating_point() and not bool(((given >= -1) & (given <= count)).all()):
+            raise RecipeError(f"names are numbered from 0 to {count - 1}, and −1 is none; got {given.tolist()[:8]}")
         if given.is_floating_point() or not self.form.width:
             return given if given.is_floating_point() else torch.where(given < 0, self.form.labels, given)
         if self.vectors is None:
@@ -211,15 +221,24 @@ class Sampler(Artifact):
 
         Raises:
             AttarError: see `condition_of` and `drawing`.
-            RecipeError: nothing to encode.
+            RecipeError: nothing to encode, no sample or step, noise of another shape, or guidance that the network
+                does not know.
         """
         if noise is None:
             self.refuse_encoding()
+        steps = self.steps if steps is None else steps
+        if n < 1 or steps < 1 or steps != int(steps):
+            raise RecipeError(f"at least one sample and one step are drawn, both whole; got n={n}, steps={steps}")
+        if noise is not None and tuple(noise.shape) != (n, *self.shape):
+            raise RecipeError(f"noise of the shape {[n, *self.shape]} is expected; got {list(noise.shape)}")
         rng = rng or torch.Generator().manual_seed(0)
         device = next(self.module.parameters()).device
         noise = torch.randn(n, *self.shape, generator=rng) if noise is None else noise
         told_of = _moved(self.condition_of(condition, n, rng), device)
         scale = self.reading.guidance if guidance is None else guidance
+        lowest, highest = self.reading.told or (scale, scale)
+        if not lowest <= scale <= highest:
+            raise RecipeError(f"this network was told guidance from {lowest:g} to {highest:g} only; got {scale:g}")
         if was_training := self.module.training:  # to go through all layers takes as long as a step of drawing
             self.module.eval()
         parts = []
@@ -233,7 +252,7 @@ class Sampler(Artifact):
             drawer.module = Repeated(self.module)
             parts.append(
                 self.reading.drawing.draw(
-                    drawer.view(scale), noise[rows].to(device), some, steps or self.steps, drawing(rng),
+                    drawer.view(scale), noise[rows].to(device), some, steps, drawing(rng),
                     mean_velocity=drawer.mean_velocity,
                 )
             )  # fmt: skip
@@ -318,7 +337,7 @@ class Sampler(Artifact):
         contact_sheet(self.picture(drawn), columns=SHOWN).save(path)
 
 
-READ = ("process", "prediction", "drawing", "guidance", "guided")  # fields of `Reading`
+READ = ("process", "prediction", "drawing", "guidance", "guided", "told")  # fields of `Reading`
 
 
 def _moved(condition: Condition, device: torch.device) -> Condition:

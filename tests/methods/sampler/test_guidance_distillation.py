@@ -425,7 +425,10 @@ def test_a_student_with_updates_teaches_with_its_merged_weights(open_run, pictur
     with open_run() as run:
         first = method(run, data=pictures, teacher=taught())
     with open_run() as run:
-        second = method(run, data=pictures, teacher=GivenTeacher(first))
+        with pytest.raises(RecipeError, match=r"guidance of 7.5 inside.*guidance\.scale=1"):
+            method(run, data=pictures, teacher=GivenTeacher(first))
+        again = dataclasses.replace(method, guidance=TeacherGuidance(scale=1.0))
+        second = again(run, data=pictures, teacher=GivenTeacher(first))
     assert second.base.fingerprint == first.merged().fingerprint
 
 

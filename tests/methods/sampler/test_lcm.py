@@ -125,7 +125,9 @@ def test_pixarts_setting_has_one_guidance_that_the_student_is_not_told(open_run,
         assert moment.scale == 5.5  # w = 4.5
         assert torch.equal(moment.condition, moment.batch.condition)
         assert not lesson.student.extras.guidance
-        assert lesson.student.reading.guidance == 1.0  # a second guidance when sampling would double it
+        assert lesson.student.reading.guidance == 5.5
+        with pytest.raises(RecipeError, match=r"5\.5 inside"):  # a second guidance when sampling would double it
+            lesson.student(2, guidance=3.0)
 
 
 def test_low_rank_updates_aim_at_themselves_and_leave_the_teacher_inside(open_run, pictures, taught, tmp_path):

@@ -178,7 +178,7 @@ class TestInstaFlow:
                 method.build(lesson)
 
     def test_a_flow_that_is_straightened_alone_draws_with_its_guidance(self, open_run, pictures, taught):
-        for distil_steps, guidance, evaluations in ((0, 1.5, 2), (2, 1.0, 1)):
+        for distil_steps, guidance, evaluations in ((0, 1.5, 2), (2, 6.0, 1)):
             with open_run() as run:
                 method = build(InstaFlow, {**INSTA, "distil_steps": distil_steps, "steps": 1})
                 made = method(run, data=pictures, teacher=taught(process=VP))

@@ -9,7 +9,7 @@ import torch
 from exact import DATA
 from torch import nn
 
-from attar.artifacts.drawing import Ode, grid_of
+from attar.artifacts.drawing import Multistep, Ode, grid_of
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.diffusion import VE, Denoiser, Flow, TrigFlow, VPDiscrete, coefficients, spread
@@ -20,7 +20,7 @@ from attar.methods.sampler.core.teacher import GivenTeacher, TeacherGuidance, re
 from attar.methods.sampler.core.times import Pairs, Times
 from attar.methods.sampler.core.training import Batch, SamplerTraining, alike, batch_of, dropped
 from attar.methods.sampler.diffusion import Diffusion, denoising_loss
-from attar.nets.denoiser_specs import PointMLP
+from attar.nets.denoiser_specs import Extras, PointMLP
 
 PROCESSES = [FlowProcess(), CosineProcess(), DiscreteProcess(), EdmProcess(), TrigProcess()]
 
@@ -215,6 +215,13 @@ class TestTeachers:
         other = Sampler.fresh(PointMLP(width=8, depth=1), DATA, reading, rng())
         with open_run() as run, pytest.raises(DataError, match="trained on this data"):
             ready(run, Samples.of(tiny_images()), GivenTeacher.of(other), Diffusion())
+
+    @pytest.mark.parametrize("fields", [{"drawing": Multistep()}, {"extras": Extras(guidance=True)}])
+    def test_a_student_that_no_solver_can_follow_is_refused(self, fields, open_run):
+        reading = Reading(process=FlowProcess(), prediction="velocity", drawing=fields.get("drawing", Ode()))
+        student = Sampler.fresh(PointMLP(width=8, depth=1), DATA, reading, rng(), extras=fields.get("extras"))
+        with open_run() as run, pytest.raises(RecipeError, match="the run of diffusion that taught it"):
+            ready(run, DATA, GivenTeacher.of(student), Diffusion())
 
     def test_a_teacher_that_is_not_given_is_trained_once(self, open_run, tiny_images):
         data = Samples.of(tiny_images())

@@ -77,7 +77,7 @@ class InstaFlow(RectifiedFlow):
         with guidance."""
         distilled = self.distil_steps or self.perceptual_steps
         lesson = super().begin(run, data, given, sight=Sight.of(data, given), **more)
-        return on_flow(lesson, guidance=1.0 if distilled else self.own_guidance)
+        return on_flow(lesson, **({} if distilled else {"guidance": self.own_guidance, "guided": "two-calls"}))
 
     def build(self, lesson: Lesson) -> None:
         """Hold the data to what the last phase needs, before the first.

@@ -97,7 +97,8 @@ class RectifiedFlow(Distillation):
         coupling, guidance = self.coupling, self.guidance
         if number:
             begin_again(lesson.learner)
-            made = frozen(lesson.student.with_module(trained(lesson.learner)).copy())
+            told = {"guidance": self.own_guidance, "guided": "two-calls"}
+            made = frozen(lesson.student.with_module(trained(lesson.learner), **told).copy())
             given, guidance = GivenTeacher(made), TeacherGuidance(scale=self.own_guidance)
             coupling = self.own_coupling or coupling
         lesson.learner.total_steps = phase.steps

@@ -193,11 +193,15 @@ class Distillation:
         self.guidance.check(data)
         teacher = ready(run, data, given, self.teaching) if self.asks or given is not None else None
         known = teacher.sampler if teacher is not None else None
+        if known is not None and known.reading.guided == "inside" and self.guidance.reading["guided"] != "two-calls":
+            raise RecipeError(
+                f"the teacher has a guidance of {known.reading.guidance:g} inside, and takes no other; set "
+                "guidance.scale=1 guidance.highest=null guidance.embedded=no"
+            )
         extras = Extras(guidance=self.guidance.embedded, second_time=self.second_time)
         changes: dict[str, Any] = {
             "drawing": self.drawing(),
-            "guidance": self.guidance.usual if self.guidance.embedded else 1.0,
-            "guided": "embedded" if self.guidance.embedded else "two-calls",
+            **self.guidance.reading,
         }
         if self.adapter is not None:
             student = self.adapted(run, known, extras, changes)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.artifacts import load
+from attar.artifacts.drawing import Ode
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
 from attar.data.latents import LatentSamples
@@ -19,6 +20,7 @@ from attar.diffusion.process import Process
 from attar.diffusion.view import View
 from attar.errors import AttarError, DataError, RecipeError
 from attar.methods.sampler.core.pipeline import Pipeline
+from attar.nets.denoiser_specs import Extras
 from attar.run import Run
 from attar.spec import spec
 
@@ -99,6 +101,7 @@ def ready(run: Run, data: Samples, given: GivenTeacher | None, teaching: Any) ->
 
     Raises:
         DataError: it draws samples of another shape or with other conditions than the data's, or has no closed form.
+        RecipeError: a student that no solver can follow, or that is told more than time and condition.
     """
     if given is not None and given.given == EXACT:
         exact = data.exact(teaching.process.build())
@@ -114,6 +117,11 @@ def ready(run: Run, data: Samples, given: GivenTeacher | None, teaching: Any) ->
         raise DataError(
             f"the teacher draws {list(made.shape)} with {len(made.conditions)} conditions, {data.source} has "
             f"{list(data.shape)} with {len(data.conditions)}; take a teacher trained on this data"
+        )
+    if not isinstance(made.reading.drawing, Ode) or made.extras != Extras():
+        raise RecipeError(
+            f"the teacher is a student itself that draws by '{made.reading.drawing.kind}', or is told guidance or a "
+            "second time, and no solver can follow it; take the run of diffusion that taught it"
         )
     made.module.to(run.device).eval().requires_grad_(False)
     return Teacher(made.denoiser, made.null, made)
@@ -143,6 +151,15 @@ class TeacherGuidance:
     def usual(self) -> float:
         """The g that samples of the student are drawn with: the middle of the range, where there is one."""
         return self.scale if self.highest is None else (self.scale + self.highest) / 2
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a student that took it over is read: fields of `Reading`."""
+        if self.embedded:
+            told = (self.scale, self.scale if self.highest is None else self.highest)
+            return {"guidance": self.usual, "guided": "embedded", "told": told}
+        inside = self.usual != 1.0
+        return {"guidance": self.usual, "guided": "inside" if inside else "two-calls", "told": None}
 
     def check(self, data: Samples) -> None:
         """Refuse guidance of data without conditions.
