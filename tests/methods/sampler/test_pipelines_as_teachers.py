@@ -9,12 +9,12 @@ from pipelines import saved
 
 from attar import api
 from attar.artifacts import load
-from attar.artifacts.drawing import Ode
+from attar.artifacts.drawing import FlowMap, Multistep, Ode, Overshoot, Segmented, Signal
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Samples
 from attar.diffusion.specs import FlowProcess
 from attar.errors import AttarError, DataError
-from attar.methods.sampler.core.pipeline import Pipeline, save_pipeline
+from attar.artifacts.pipeline import Pipeline, save_pipeline
 from attar.nets.denoiser_specs import PointMLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -102,10 +102,73 @@ def test_a_pipeline_is_distilled_written_back_and_loaded_again(case, pipeline, p
     assert not torch.equal(_some_weight(again.network), _some_weight(Pipeline(str(pipeline(kind))).network))
     for name, tensor in again.network.state_dict().items():
         assert torch.equal(tensor, plain.model.state_dict()[name])
+    if kind == "SD":
+        told = api.exported(tmp_path / "run", "lora", tmp_path / "lora")["draws"].splitlines()
+        assert told[1].startswith("pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config, ")
+        assert "timestep_scaling=10.0" in told[1]
+        assert told[2] == "pipe(prompt, timesteps=[999, 759, 499, 239], guidance_scale=1.0)"
 
 
 def _some_weight(network):
     return torch.cat([tensor.flatten() for tensor in network.state_dict().values()])
+
+
+LCM = {"boundary": "lcm", "learned": 50}
+DRAWINGS = [
+    ("SD", Multistep(steps=1, **LCM), "num_inference_steps=1"),
+    ("SD", Multistep(steps=2, **LCM), "num_inference_steps=2"),
+    ("SD", Multistep(steps=4, **LCM), "timesteps=[999, 759, 499, 239]"),
+    ("SD", Multistep(steps=3, learned=32), "timesteps=[999, 655, 343]"),
+    ("SD", Multistep(steps=3, times=(0.6, 0.1)), "timesteps=[999, 599, 99]"),
+    ("SD", Ode(steps=1), "num_inference_steps=1"),
+    ("SD", Ode(steps=4), "num_inference_steps=4"),
+    ("SD", Ode(steps=4, solver="ancestral"), "num_inference_steps=4, eta=1.0"),
+    ("SD", Segmented(steps=4, **LCM), "timesteps=[999, 759, 499, 239], eta=0.0"),
+    ("SD", Segmented(steps=4), "num_inference_steps=4"),
+    ("SD", Segmented(steps=4, gamma=0.3), "num_inference_steps=4, eta=0.3"),
+    ("SD", Segmented(steps=1, gamma=0.3, highest=0.801, **LCM), "timesteps=[800]"),
+    ("PixArt", Multistep(steps=4, **LCM), "timesteps=[999, 759, 499, 239]"),
+    ("PixArt", Ode(steps=2), "num_inference_steps=2"),
+    ("SD3", Multistep(steps=1), "num_inference_steps=1"),
+    ("SD3", Multistep(steps=4), "sigmas=[1.0, 0.75, 0.5, 0.25]"),
+    ("SD3", Ode(steps=1), "num_inference_steps=1"),
+    ("SD3", Ode(steps=4, solver="euler"), "sigmas=[1.0, 0.75, 0.5, 0.25]"),
+    ("SD3", Segmented(steps=2), "sigmas=[1.0, 0.5]"),
+]
+
+
+@pytest.mark.parametrize(("kind", "drawing", "told"), DRAWINGS, ids=lambda value: str(value)[:60])
+def test_a_written_pipeline_draws_as_the_sampler_does(kind, drawing, told, pipeline, pictures, tmp_path, monkeypatch):
+    fresh = torch.randn(1, 4, 8, 8, generator=rng(3))  # all noise that is drawn on the way, there and here
+    monkeypatch.setattr("attar.artifacts.sampler.drawing", lambda _: lambda x: fresh)
+    for name in ("lcm", "tcd", "flow_match_lcm", "ddim"):
+        monkeypatch.setattr(f"diffusers.schedulers.scheduling_{name}.randn_tensor", lambda *_, **__: fresh)
+    given = Pipeline(str(pipeline(kind)))
+    sampler = given.sampler(given.seen(Samples.of(pictures)))
+    sampler = sampler.with_module(sampler.module, drawing=drawing)
+    with torch.no_grad():
+        for weight in sampler.module.model.parameters():
+            weight.mul_(1.2)  # another network than the pipeline's own
+    line = save_pipeline(sampler, tmp_path / "written")
+    assert line == f"pipe(prompt, {told}, guidance_scale=1.0)"
+    noise = torch.randn(1, 4, 8, 8, generator=rng(1))
+    pipe = Pipeline(str(tmp_path / "written")).pipe
+    pipe.set_progress_bar_config(disable=True)
+    call = line.replace(")", ", latents=noise, output_type='latent', **sized).images")
+    sized = {"use_resolution_binning": False} if kind == "PixArt" else {}
+    found = eval(call, {"pipe": pipe, "prompt": "1", "noise": noise, "sized": sized})
+    wanted = sampler(1, ["1"], noise=noise)
+    ends = 0.03 if "eta=0" in told else 0.005  # TCD ends at step 0, with noise of 0.029
+    assert float((found - wanted).norm() / wanted.norm()) < ends
+
+
+@pytest.mark.parametrize("drawing", [FlowMap(), Signal(), Overshoot(), Ode(solver="heun"), Multistep(highest=0.3)])
+def test_what_no_scheduler_of_diffusers_draws_is_refused_and_nothing_is_written(drawing, pipeline, pictures, tmp_path):
+    given = Pipeline(str(pipeline("SD")))
+    sampler = given.sampler(given.seen(Samples.of(pictures)))
+    with pytest.raises(AttarError, match="no scheduler of diffusers draws|begins with noise of"):
+        save_pipeline(sampler.with_module(sampler.module, drawing=drawing), tmp_path / "written")
+    assert not (tmp_path / "written").exists()
 
 
 def test_what_came_from_no_pipeline_does_not_go_back(tmp_path):

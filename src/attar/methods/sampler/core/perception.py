@@ -13,7 +13,7 @@ from attar.data.samples import ImageSamples
 from attar.errors import DataError, RecipeError
 from attar.losses.denoising import squared
 from attar.methods.sampler.core.distillation import Lesson
-from attar.methods.sampler.core.pipeline import Pipeline
+from attar.artifacts.pipeline import Pipeline
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.nets import ConvNet, Net
 from attar.spec import spec

@@ -18,7 +18,7 @@ from attar.diffusion import Guided
 from attar.diffusion.process import Process
 from attar.diffusion.view import View
 from attar.errors import AttarError, DataError, RecipeError
-from attar.methods.sampler.core.pipeline import Pipeline
+from attar.artifacts.pipeline import Pipeline
 from attar.run import Run
 from attar.spec import spec
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from attar.artifacts.base import fingerprint_of
 from attar.artifacts.drawing import Ode
 from attar.artifacts.sampler import Reading, Sampler
+from attar.artifacts.scheduling import called, scheduling
 from attar.data import Samples
 from attar.data.latents import LatentSamples
 from attar.data.samples import ImageSamples
-from attar.diffusion import from_scheduler, to_scheduler
+from attar.diffusion import from_scheduler
 from attar.diffusion.specs import spec_of
 from attar.errors import AttarError, DataError, RecipeError
 from attar.nets.denoiser_specs import DiffusersNet, Extras
@@ -199,24 +200,28 @@ class Pipeline:
         )
 
 
-def save_pipeline(sampler: Sampler, folder: str | Path) -> Path:
+def save_pipeline(sampler: Sampler, folder: str | Path) -> str:
     """Write the pipeline that a sampler's network was taken out of, with that network in it, as diffusers loads it.
 
+    Returns:
+        The line of Python by which the pipeline draws as the sampler does.
+
     Raises:
-        AttarError: a network that came from no pipeline, or with inputs that the pipeline does not know.
+        AttarError: a network that came from no pipeline, one with inputs that the pipeline does not know, or a way of
+            drawing that diffusers does not have.
     """
-    whole = sampler.merged()
-    name = getattr(whole.net, "pipeline", "")
+    name = getattr(sampler.net, "pipeline", "")
     if not name:
         raise AttarError("this sampler's network came out of no pipeline of diffusers, so it has none to go back to")
-    if whole.extras != Extras():
+    if sampler.extras != Extras():
         raise AttarError(
             "this student is told its guidance or a second time by inputs that pipelines of diffusers do not have; "
             "distil one guidance scale into it (guidance.embedded=no)"
         )
-    pipeline, module = Pipeline(name), whole.module
+    scheduling(sampler.reading)  # refuses before anything large is read
+    pipeline, module = Pipeline(name), sampler.merged().module
     pipeline.network.load_state_dict(module.model.state_dict())  # type: ignore[union-attr]
-    process = whole.reading.process.build()
-    pipeline.pipe.scheduler = to_scheduler(process, whole.reading.prediction)
+    takes = inspect.signature(type(pipeline.pipe).__call__).parameters
+    pipeline.pipe.scheduler, call = scheduling(sampler.reading, takes)
     pipeline.pipe.save_pretrained(str(folder))
-    return Path(folder)
+    return called(call, takes)
