@@ -1,4 +1,4 @@
-"""How a pipeline of diffusers is to draw so that it draws as a sampler does: its scheduler, and what its call is told."""
+"""How a pipeline of diffusers draws as a sampler does: by which scheduler, and what its call is told."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from attar.artifacts import load
+from attar.artifacts.pipeline import Pipeline
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
 from attar.data.latents import LatentSamples
@@ -18,7 +19,6 @@ from attar.diffusion import Guided
 from attar.diffusion.process import Process
 from attar.diffusion.view import View
 from attar.errors import AttarError, DataError, RecipeError
-from attar.artifacts.pipeline import Pipeline
 from attar.run import Run
 from attar.spec import spec
 
@@ -51,7 +51,7 @@ class GivenTeacher:
         if isinstance(value, str) and value == EXACT:
             return cls(EXACT)
         if isinstance(value, str) and value.startswith("hf:"):
-            return cls(Pipeline(value.removeprefix("hf:")))
+            return cls(Pipeline.named(value.removeprefix("hf:")))
         if isinstance(value, str | Path):
             value = load(value)
         if not isinstance(value, Sampler):
