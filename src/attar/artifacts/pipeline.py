@@ -257,7 +257,8 @@ def save_pipeline(sampler: Sampler, folder: str | Path) -> str:
     if sampler.extras != Extras():
         raise AttarError(
             "this student is told its guidance or a second time by inputs that pipelines of diffusers do not have; "
-            "distil one guidance scale into it (guidance.embedded=no)"
+            "draw from it here (attar sample), or train again with one guidance inside: guidance.embedded=no "
+            "guidance.highest=null"
         )
     scheduling(sampler.reading)  # refuses before anything large is read
     pipeline, module = Pipeline(name), sampler.merged().module

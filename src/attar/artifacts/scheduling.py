@@ -43,7 +43,7 @@ def scheduling(reading: Reading, takes: Collection[str] = ALL) -> tuple[Any, dic
     first = float(process.sigma(times[0]))
     if isinstance(process, VPDiscrete | Flow) and not isinstance(drawing, Segmented) and abs(first - 1) > UNSCALED:
         raise RecipeError(
-            f"this sampler begins with noise of {first:.3g}, and pipelines begin with 1; distil it with highest=none"
+            f"this sampler begins with noise of {first:.3g}, and pipelines begin with 1; distil it with highest=null"
         )
     return scheduler, {**_times(scheduler, process, times, takes), **options, "guidance_scale": reading.guidance}
 

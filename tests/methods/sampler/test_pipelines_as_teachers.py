@@ -178,6 +178,24 @@ def test_what_no_scheduler_of_diffusers_draws_is_refused_and_nothing_is_written(
     assert not (tmp_path / "written").exists()
 
 
+def test_a_student_that_no_pipeline_can_take_back_is_said_to_be_one_before_it_is_trained(
+    pipeline, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    said = []
+    monkeypatch.setattr("attar.progress.tell", said.append)
+    settings = {"data": pictures, "teacher": f"hf:{pipeline('SD')}", "threads": 1, "train.steps": 1, "train.batch": 2}
+    api.run("lcm", **settings, out=str(tmp_path / "told"))
+    assert any("cannot be exported as one" in line for line in said)
+    with pytest.raises(AttarError, match=r"guidance.embedded=no guidance.highest=null"):
+        api.export(tmp_path / "told", "pipeline", tmp_path / "written")
+    said.clear()
+    one = {"guidance.embedded": False, "guidance.highest": None}
+    api.run("lcm", **settings, **one, out=str(tmp_path / "inside"))
+    assert not said
+    api.export(tmp_path / "inside", "pipeline", tmp_path / "written")
+
+
 def test_what_came_from_no_pipeline_does_not_go_back(tmp_path):
     reading = Reading(process=FlowProcess(), prediction="velocity", drawing=Ode())
     own = Sampler.fresh(PointMLP(width=8, depth=1), Samples.of("ring"), reading, rng())
