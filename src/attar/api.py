@@ -166,6 +166,11 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
     """
+    return Path(exported(folder, to, out)["path"])
+
+
+def exported(folder: str | Path, to: str, out: str | Path) -> dict[str, Any]:
+    """Do what `export` does; return the path, the format, and for diffusers the Python that `draws` as the sampler."""
     from attar.artifacts import Student, deployed
     from attar.artifacts import export as formats
 
@@ -175,31 +180,43 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
+    told = {"path": str(out), "format": to}
     if to in (PIPELINE, LORA):
-        return _for_diffusers(folder, to, out)
+        return {**told, "draws": _for_diffusers(folder, to, out)}
     artifact, splits = _artifact(folder, None)
     if to in deployed.RUNTIMES:
         if not isinstance(artifact, Student):
             raise AttarError(f"a {artifact.kind} is no network; export it as {', '.join(formats.FORMATS)}")
-        return deployed.deploy(artifact, to, out, _trained_on(Path(folder)))
-    return formats.export(artifact, to, out, splits.train if splits is not None else None)
+        return {**told, "path": str(deployed.deploy(artifact, to, out, _trained_on(Path(folder))))}
+    return {**told, "path": str(formats.export(artifact, to, out, splits.train if splits is not None else None))}
 
 
-def _for_diffusers(folder: str | Path, to: str, out: Path) -> Path:
-    """Write a sampler as the pipeline that its network was taken out of, or the low-rank updates of that network."""
+def _for_diffusers(folder: str | Path, to: str, out: Path) -> str:
+    """Write a sampler as the pipeline that its network was taken out of, or the low-rank updates of that network.
+
+    Returns:
+        The Python that draws as the sampler does.
+    """
     from attar.artifacts import load
     from attar.artifacts.adapted import AdaptedSampler
+    from attar.artifacts.pipeline import save_pipeline
     from attar.artifacts.sampler import Sampler
-    from attar.methods.sampler.core.pipeline import save_pipeline
+    from attar.artifacts.scheduling import called, rescheduled, scheduling
 
     artifact = load(folder)
     if not isinstance(artifact, Sampler):
         raise AttarError(f"a {artifact.kind} is no sampler, and only samplers go back into a pipeline")
-    if to == LORA:
-        if not isinstance(artifact, AdaptedSampler):
-            raise AttarError("this sampler has no low-rank updates: train with lora.rank=4, or export a pipeline")
-        return artifact.save_lora(out).parent
-    return save_pipeline(artifact, out)
+    if to == PIPELINE:
+        line = save_pipeline(artifact, out)
+        return f"pipe = diffusers.DiffusionPipeline.from_pretrained({str(out)!r})\n{line}"
+    if not isinstance(artifact, AdaptedSampler):
+        raise AttarError("this sampler has no low-rank updates: train with lora.rank=4, or export a pipeline")
+    artifact.save_lora(out)
+    try:
+        scheduler, call = scheduling(artifact.reading)
+    except RecipeError as error:  # the updates are good for whoever draws in another way
+        return f"# {error}"
+    return f"pipe.load_lora_weights({str(out)!r})\n{rescheduled(scheduler)}\n{called(call)}"
 
 
 def claim(

@@ -246,8 +246,11 @@ def export(
     with _answer(as_json) as answer:
         from attar import api
 
-        written = api.export(folder, to, out)
-        answer({"path": str(written), "format": to}, lambda value: typer.echo(f"wrote {value['path']}"))
+        def show(told: dict[str, Any]) -> None:
+            draws = f"; it draws as the sampler does by\n{told['draws']}" if "draws" in told else ""
+            typer.echo(f"wrote {told['path']}{draws}")
+
+        answer(api.exported(folder, to, out), show)
 
 
 @app.command()

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from attar import data as sources
 from attar import files
 from attar.artifacts import load
+from attar.artifacts.pipeline import Pipeline
 from attar.artifacts.sampler import Reading, Sampler
 from attar.data import Images, Samples
+from attar.data.latents import LatentSamples
 from attar.data.samples import ImageSamples
 from attar.data.uri import POINTS
 from attar.diffusion import Flow, View
@@ -46,6 +48,13 @@ class Subject:
     teacher: Sampler | None
     guidance: float | None  # of the teacher; none: the teacher's own
 
+    def seen(self, x: Tensor) -> Tensor:
+        """Return samples as the data are: latents of a pipeline as pictures in [-1, 1] with the data's channels."""
+        if self.sampler.pipeline is None:
+            return x
+        pixels = self.sampler.picture(x) * 2 - 1
+        return pixels.mean(1, keepdim=True) if self.data.shape[0] == 1 else pixels
+
 
 def grade_sampler(
     sampler: Sampler,
@@ -73,11 +82,14 @@ def grade_sampler(
     protocol = build(Generation, dict(settings or {}), name="protocol")
     subject = _subject(sampler, target, data, teacher, protocol)
     points = not isinstance(subject.data, ImageSamples)
-    asked = Asked.of(subject.data, protocol.samples or (generation.POINTS if points else generation.PICTURES), seed)
+    count = protocol.samples or (generation.POINTS if points else generation.PICTURES)
+    asked = Asked.of(subject.data, count, seed, sampler.shape)
+    if not sampler.form.labels and not sampler.form.width:
+        asked = dataclasses.replace(asked, which=None)  # a pipeline that is told nothing
     arms = generation.arms_of(sampler, subject.teacher, protocol, subject.guidance)
     with guards.threads(plan.choose(0 if points else sampler.shape[-1]).threads):
         score, told = _score(subject, protocol, asked)
-        rows, refused = generation.measured(arms, asked, score)
+        rows, refused = generation.measured(arms, asked, lambda x, of: score(subject.seen(x), of))
         rows.append(_real(subject, asked, score))
         bends = _bends(subject, asked.few(BENT), protocol)
         drawable = [arm for arm in arms if arm.name not in refused]
@@ -109,18 +121,16 @@ def _subject(sampler: Sampler, target: Any, data: Any, teacher: Any, protocol: G
     where = data if data is not None else inputs.get("data", sampler.source)
     if where is None or isinstance(where, Mapping) or where == "memory":
         raise AttarError("nothing says which data this sampler was trained for; name it, such as data=digits")
-    if str(inputs.get("teacher", "")).startswith("hf:"):
-        raise AttarError(
-            "this sampler draws the latents of a pipeline of diffusers, which nothing here turns into pictures; put "
-            "its network into the pipeline and measure what that draws"
-        )
     test, note = None, ""
     if isinstance(where, Samples) or (isinstance(where, str) and where.strip() in POINTS):
         samples = Samples.of(where)
     else:
         splits = sources.resolve(where)
         samples, test, note = Samples.of(splits.train), splits.test, splits.note
-    if sampler.form != samples.form or (sampler.conditions and sampler.conditions != samples.conditions):
+    fits = sampler.form == samples.form
+    if sampler.pipeline is not None:  # whose latents become pictures
+        fits = sampler.picture(torch.zeros(1, *sampler.shape)).shape[2:] == samples.shape[1:]
+    if not fits or (sampler.conditions and sampler.conditions != samples.conditions):
         raise DataError(
             f"the sampler draws {list(sampler.shape)} with {len(sampler.conditions)} conditions, {samples.source} has "
             f"{list(samples.shape)} with {len(samples.conditions)}; name the data it was trained for"
@@ -140,6 +150,13 @@ def _usual(guidance: Mapping[str, Any]) -> float | None:
     return float(scale if not isinstance(highest, int | float) else (scale + highest) / 2)
 
 
+def _piped(pipeline: Pipeline, sampler: Sampler, data: Samples) -> Sampler:
+    """Return a pipeline as a sampler of latents like a student's."""
+    conditions, vectors = pipeline.told(data.conditions)
+    like = torch.zeros(1, *sampler.shape)
+    return pipeline.sampler(LatentSamples(like, torch.zeros(1).long(), conditions, vectors, source=data.source))
+
+
 def _teacher(sampler: Sampler, data: Samples, given: Any) -> Sampler | None:
     """Return the teacher as a sampler: given, the data's closed form, or one that was trained as a stage; or none."""
     if isinstance(given, list | tuple):
@@ -150,6 +167,8 @@ def _teacher(sampler: Sampler, data: Samples, given: Any) -> Sampler | None:
         return given
     if given == "exact":
         return exact(data)
+    if isinstance(given, str) and given.startswith("hf:"):
+        return _piped(Pipeline.named(given.removeprefix("hf:")), sampler, data)
     if isinstance(given, str | Path) and Path(given).exists():
         made = load(given)
         if not isinstance(made, Sampler):
@@ -249,7 +268,7 @@ def _real(subject: Subject, asked: Asked, score: generation.Score) -> dict[str, 
 def _pictures(subject: Subject, arms: Sequence[Arm], prompts: Sequence[str], seed: int) -> tuple[list[str], Shown]:
     """Return the names of the rows, and what each arm draws in them as bytes `[rows, each, C, H, W]`."""
     sampler, data = subject.sampler, subject.data
-    if not data.conditions:
+    if not sampler.conditions:
         if prompts:
             raise RecipeError("this sampler was trained without conditions, so no prompt can be given to it")
         names, told = ["all"], None
@@ -259,7 +278,8 @@ def _pictures(subject: Subject, arms: Sequence[Arm], prompts: Sequence[str], see
         told = condition_of(sampler, names)
     each = EACH if told is not None else EACH * ROWS
     drawn = generation.shown(list(arms), told, each, sampler.shape, seed)
-    return names, {name: (sampler.picture(x) * 255).round().to(torch.uint8) for name, x in drawn.items()}
+    pixels = {name: sampler.picture(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for name, x in drawn.items()}
+    return names, {name: (x * 255).round().to(torch.uint8) for name, x in pixels.items()}
 
 
 def _points(subject: Subject, arms: Sequence[Arm], asked: Asked) -> Shown:

@@ -47,7 +47,7 @@ def sample(
 
     Returns:
         path, conditions, samples, steps, evaluations and seconds of one sample, seed; and for texts that were no
-        captions, the nearest one that was.
+        captions, the nearest one that was; for latents that nothing can show, a note.
 
     Raises:
         AttarError: the folder holds no sampler, an unknown class, too few samples or steps, or `out` exists.
@@ -58,11 +58,13 @@ def sample(
         raise AttarError(f"{target} holds a {kind}; only samplers are drawn from, as diffusion and consistency make")
     names = [prompts] if isinstance(prompts, str) else list(prompts)
     name = f"{_slug(names)}-{steps or sampler.steps}-s{seed}"
-    path = _path(target, out, name, pictured=_pictured(sampler))
+    hidden = _hidden(sampler)
+    path = _path(target, out, name, pictured=not hidden and _pictured(sampler), hidden=hidden)
     with guards.threads(plan.choose(sampler.shape[-1] if len(sampler.shape) == 3 else 0).threads):
         x, took = draw(sampler, names, n=n, steps=steps, seed=seed, guidance=guidance)
     _write(path, sampler, x)
-    return {"path": str(path), "conditions": names, **took, **_nearest(sampler, names)}
+    note = {"note": hidden} if hidden else {}
+    return {"path": str(path), "conditions": names, **took, **_nearest(sampler, names), **note}
 
 
 def draw(
@@ -113,6 +115,12 @@ def condition_of(sampler: Sampler, names: Sequence[str]) -> Tensor:
         raise DataError(
             f"this sampler draws no '{unknown[0]}'{did_you_mean(unknown[0], sampler.conditions)} It draws: {known}"
         )
+    if getattr(sampler.net, "pipeline", ""):
+        try:
+            vectors: Tensor = sampler.pipeline.told(tuple(names))[1]
+        except AttarError as error:
+            raise DataError(f"'{unknown[0]}' is none of its captions, and what reads others is gone: {error}") from None
+        return vectors
     from attar.data import texts
 
     first = texts.prompts(sampler.conditions[:1])
@@ -134,7 +142,7 @@ def _nearest(sampler: Sampler, names: Sequence[str]) -> dict[str, dict[str, str]
     return {"nearest": {name: sampler.conditions[place] for name, place in zip(unknown, near.tolist(), strict=True)}}
 
 
-def _path(target: Any, out: str | Path | None, name: str, *, pictured: bool) -> Path:
+def _path(target: Any, out: str | Path | None, name: str, *, pictured: bool, hidden: str) -> Path:
     """Return where to write, so that a mistake there costs no time.
 
     Raises:
@@ -149,7 +157,7 @@ def _path(target: Any, out: str | Path | None, name: str, *, pictured: bool) -> 
     if path.exists():
         raise AttarError(f"{path} exists and is not overwritten; choose another --out")
     if path.suffix.lower() not in (suffix, ".npz"):
-        what = "pictures are written as .png or .npz" if pictured else "points are written as .npz"
+        what = "pictures are written as .png or .npz" if pictured else hidden or "points are written as .npz"
         raise RecipeError(f"{path} ends in '{path.suffix}'; {what}")
     return path
 
@@ -160,7 +168,16 @@ def _slug(names: Sequence[str]) -> str:
 
 
 def _pictured(sampler: Sampler) -> bool:
-    return len(sampler.shape) == 3 and sampler.shape[0] in (1, 3)
+    return sampler.pipeline is not None or (len(sampler.shape) == 3 and sampler.shape[0] in (1, 3))
+
+
+def _hidden(sampler: Sampler) -> str:
+    """Return why nobody can see what a sampler draws: latents whose pipeline cannot be loaded; empty for others."""
+    try:
+        _ = sampler.pipeline
+    except AttarError as error:
+        return f"this sampler draws latents, which its pipeline turns into pictures: {error}; out=FILE.npz has latents"
+    return ""
 
 
 def _write(path: Path, sampler: Sampler, x: Tensor) -> None:
@@ -173,5 +190,5 @@ def _write(path: Path, sampler: Sampler, x: Tensor) -> None:
                 np.savez(file, samples=x.numpy())
         else:
             pictures = sampler.picture(x.flatten(0, 1))
-            sheet = contact_sheet(pictures, columns=x.shape[1], scale=max(1, SIDE // sampler.shape[-1]))
+            sheet = contact_sheet(pictures, columns=x.shape[1], scale=max(1, SIDE // pictures.shape[-1]))
             sheet.save(aside, "PNG")

@@ -167,13 +167,6 @@ def test_any_text_is_drawn_where_captions_were_read_by_the_packaged_encoder(tiny
         sampling.condition_of(sampler, ["red dog"])
 
 
-def test_latents_of_a_pipeline_are_not_taken_for_pictures(ring):
-    recipe = files.read_json(ring / "recipe.json")
-    files.write_json(ring / "recipe.json", {**recipe, "inputs": {**recipe["inputs"], "teacher": "hf:a/pipeline"}})
-    with pytest.raises(AttarError, match="latents of a pipeline"):
-        attar.evaluate(ring, **FEW)
-
-
 def test_the_demo_makes_teacher_student_and_page_once(pictures, monkeypatch, capsys):
     small = {"train.steps": 3, "train.batch": 8}
     monkeypatch.setattr(demo_sampler, "TEACHER", {**demo_sampler.TEACHER, "net.width": 8, "net.blocks": 1, **small})

@@ -58,9 +58,13 @@ class Ode:
     steps: int = Field(32, ge=1)  # intervals; heun and midpoint ask the network twice in each
     highest: float | None = Field(None, gt=0)  # time to begin at; none: the noisiest
 
+    def grid(self, process: Process, steps: int) -> Tensor:
+        """Return the falling times to 0 `[steps + 1]` that samples go through."""
+        return grid_of(process, steps, self.highest)
+
     def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
         """Return samples like the unit noise `[n, …]`."""
-        times = grid_of(view.process, steps, self.highest)
+        times = self.grid(view.process, steps)
         x = start(view.process, times[0], noise)
         return integrate(view, x, times, condition, step=SOLVERS[self.solver], draw=draw)
 
@@ -77,11 +81,17 @@ class Multistep:
     times: tuple[float, ...] = ()  # falling times after the first, for 2, 3 … steps; none: the process's own grid
     learned: int | None = Field(None, ge=1)  # intervals of the grid of training, whose times are kept to; none: any
 
+    def grid(self, process: Process, steps: int) -> Tensor:
+        """Return the falling times to 0 `[steps + 1]` that samples go through."""
+        times = grid_of(process, steps, self.highest, self.learned)
+        if self.times and steps <= len(self.times) + 1:
+            between = torch.tensor(self.times[: steps - 1], dtype=torch.float64)
+            times = torch.cat([times[:1], between, times[-1:]])
+        return times
+
     def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
         """Return samples like the unit noise `[n, …]`."""
-        times = grid_of(view.process, steps, self.highest, self.learned)[:-1]
-        if self.times and steps <= len(self.times) + 1:
-            times = torch.cat([times[:1], torch.tensor(self.times[: steps - 1], dtype=torch.float64)])
+        times = self.grid(view.process, steps)[:-1]
         function = Consistent(view, self.boundary, self.scaling).x0
         x = start(view.process, times[0], noise)
         return multistep_consistency(function, view.process, x, times, condition, draw=draw)
@@ -99,9 +109,13 @@ class Segmented:
     highest: float | None = Field(None, gt=0)  # time that the first step is told, of the noisiest noise all the same
     learned: int | None = Field(None, ge=1)  # intervals of the grid of training, whose times are kept to; none: any
 
+    def grid(self, process: Process, steps: int) -> Tensor:
+        """Return the falling times to 0 `[steps + 1]` that samples go through."""
+        return grid_of(process, steps, self.highest, self.learned)
+
     def draw(self, view: View, noise: Tensor, condition: Condition, steps: int, draw: Draw, **_: Any) -> Tensor:
         """Return samples like the unit noise `[n, …]`."""
-        times = grid_of(view.process, steps, self.highest, self.learned)
+        times = self.grid(view.process, steps)
         x = start(view.process, grid_of(view.process, 1)[0], noise)
         return segmented(
             Consistent(view, self.boundary, self.scaling), x, times, condition, gamma=self.gamma, draw=draw

@@ -29,6 +29,7 @@ from attar.nets.initialise import seeded
 from attar.spec import spec, to_json
 
 SHOWN = 8  # samples of a condition in the preview
+LARGE = 128  # pixels a side, from which on pictures are not enlarged
 CHUNK = 512  # samples that go through the network together
 
 
@@ -271,9 +272,27 @@ class Sampler(Artifact):
                 "this network finds the noise of samples and draws none; in Python, call it with the samples as noise="
             )
 
+    @property
+    def pipeline(self) -> Any:
+        """The `Pipeline` that the network was taken out of, loaded once a process; none where it came out of none.
+
+        Raises:
+            AttarError: it cannot be loaded.
+        """
+        from attar.artifacts.pipeline import Pipeline  # which makes samplers, so this module comes first
+
+        name = getattr(self.net, "pipeline", "")
+        return Pipeline.named(name) if name else None
+
     def picture(self, x: Tensor) -> Tensor:
-        """Return samples `[n, C, H, W]` as pixels in [0, 1]; raises DataError where they are no images."""
-        return picture(x, self.shape)
+        """Return samples `[n, C, H, W]` as pixels in [0, 1], latents of a pipeline decoded by it.
+
+        Raises:
+            DataError: samples that are no images.
+            AttarError: the pipeline cannot be loaded.
+        """
+        pixels: Tensor = picture(x, self.shape) if self.pipeline is None else self.pipeline.decode(x)
+        return pixels
 
     # ------------------------------------------------------------------ as an artifact
 
@@ -326,15 +345,16 @@ class Sampler(Artifact):
 
     def preview(self, path: Path) -> None:
         """Write a sheet with a row of samples for each of the first conditions, where samples are images."""
-        if len(self.shape) != 3 or self.shape[0] not in (1, 3):
-            return
-        rows = min(len(self.conditions), 10)
-        asked = torch.arange(rows).repeat_interleave(SHOWN) if rows else None
         try:
-            drawn = self(rows * SHOWN or SHOWN**2, asked)
+            piped = self.pipeline is not None  # whose pictures are large and slow
+            if not piped and (len(self.shape) != 3 or self.shape[0] not in (1, 3)):
+                return
+            rows, columns = min(len(self.conditions), 4 if piped else 10), 2 if piped else SHOWN
+            asked = torch.arange(rows).repeat_interleave(columns) if rows else None
+            pixels = self.picture(self(rows * columns or columns**2, asked))
         except AttarError:  # such as a network that needs what no sheet can tell it
             return
-        contact_sheet(self.picture(drawn), columns=SHOWN).save(path)
+        contact_sheet(pixels, columns=columns, scale=1 if pixels.shape[-1] > LARGE else None).save(path)
 
 
 READ = ("process", "prediction", "drawing", "guidance", "guided", "told")  # fields of `Reading`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from attar.diffusion.prediction import Prediction, check_prediction
 from attar.diffusion.process import VE, Flow, Process, TrigFlow, VPDiscrete
 from attar.errors import RecipeError
 
+Way = Literal["ode", "consistency", "segmented"]  # how samples are drawn
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "eps",
     "sample": "x0",
@@ -83,8 +84,16 @@ def scheduler_times(scheduler: Any, process: Process) -> Tensor:
     return torch.as_tensor(scheduler.sigmas).double()
 
 
-def to_scheduler(process: Process, prediction: Prediction) -> Any:
-    """Return a diffusers scheduler of the process: DDIM, FlowMatchEuler, EDMEuler or SCM.
+def to_scheduler(process: Process, prediction: Prediction, way: Way = "ode", *, scaling: float = 10.0) -> Any:
+    """Return a diffusers scheduler of the process; on VPDiscrete its default steps begin at the noisiest level.
+
+    | way           | VPDiscrete | Flow           | VE       | TrigFlow |
+    |---------------|------------|----------------|----------|----------|
+    | `ode`         | DDIM       | FlowMatchEuler | EDMEuler | SCM      |
+    | `consistency` | LCM        | FlowMatchLCM   |          | SCM      |
+    | `segmented`   | TCD        |                |          |          |
+
+    SCM noises anew, whatever is asked; `scaling` is that of LCM's boundary, and TCD ends at step 0, not on clean data.
 
     Raises:
         RecipeError: a process or a prediction that diffusers has no scheduler for; transfer the denoiser first.
@@ -93,24 +102,28 @@ def to_scheduler(process: Process, prediction: Prediction) -> Any:
 
     check_prediction(prediction, process)
     names = {kind: name for name, kind in PREDICTIONS.items()}
+    name, options = "", dict[str, Any]()
     if isinstance(process, VPDiscrete) and prediction in ("eps", "x0", "v"):
         products = process.alphas_cumprod.double()
         betas = 1 - products / torch.cat([torch.ones_like(products[:1]), products[:-1]])
-        return diffusers.DDIMScheduler(
-            num_train_timesteps=process.steps,
-            trained_betas=betas.tolist(),
-            prediction_type=names[prediction],
-            clip_sample=False,
+        options = {"num_train_timesteps": process.steps, "trained_betas": betas.tolist(), "clip_sample": False}
+        options |= {"prediction_type": names[prediction], "timestep_spacing": "trailing", "set_alpha_to_one": True}
+        name = {"ode": "DDIMScheduler", "consistency": "LCMScheduler", "segmented": "TCDScheduler"}[way]
+        if way != "ode":
+            options |= {"original_inference_steps": process.steps, "timestep_scaling": scaling}
+    elif isinstance(process, Flow) and prediction == "velocity" and way != "segmented":
+        name = "FlowMatchEulerDiscreteScheduler" if way == "ode" else "FlowMatchLCMScheduler"
+        options = {"shift": process.shift}
+    elif isinstance(process, VE) and prediction == "edm" and way == "ode":
+        name, options = "EDMEulerScheduler", {"sigma_min": process.sigma_min, "sigma_max": process.t_max}
+        options |= {"sigma_data": process.sigma_data, "rho": process.rho}
+    elif isinstance(process, TrigFlow) and prediction == "trig" and way != "segmented":
+        name, options = "SCMScheduler", {"sigma_data": process.sigma_data}
+    if not name:
+        raise RecipeError(
+            f"diffusers has no scheduler for '{prediction}' on {type(process).__name__} that draws as '{way}' does; it "
+            "has them for eps, x0 and v on VPDiscrete, velocity on Flow, edm on VE and trig on TrigFlow"
         )
-    if isinstance(process, Flow) and prediction == "velocity":
-        return diffusers.FlowMatchEulerDiscreteScheduler(shift=process.shift)
-    if isinstance(process, VE) and prediction == "edm":
-        return diffusers.EDMEulerScheduler(
-            sigma_min=process.sigma_min, sigma_max=process.t_max, sigma_data=process.sigma_data, rho=process.rho
-        )
-    if isinstance(process, TrigFlow) and prediction == "trig":
-        return diffusers.SCMScheduler(sigma_data=process.sigma_data)
-    raise RecipeError(
-        f"diffusers has no scheduler for '{prediction}' on {type(process).__name__}; it has them for eps, x0 and v on "
-        "VPDiscrete, velocity on Flow, edm on VE and trig on TrigFlow"
-    )
+    if not hasattr(diffusers, name):
+        raise RecipeError(f"diffusers {diffusers.__version__} has no {name}: pip install --upgrade diffusers")
+    return getattr(diffusers, name)(**options)

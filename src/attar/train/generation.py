@@ -67,9 +67,9 @@ class Asked:
     seed: int
 
     @classmethod
-    def of(cls, data: Samples, n: int, seed: int) -> Asked:
-        """Return noise for `n` samples, with conditions as often as the data have them."""
-        noise = torch.randn(n, *data.shape, generator=keys.generator(seed, ("generate",), "noise", ()))
+    def of(cls, data: Samples, n: int, seed: int, shape: tuple[int, ...] | None = None) -> Asked:
+        """Return noise for `n` samples of the data's shape or another, with conditions as often as data have them."""
+        noise = torch.randn(n, *(shape or data.shape), generator=keys.generator(seed, ("generate",), "noise", ()))
         which = data.draw_named(n, keys.generator(seed, ("generate",), "conditions", ()))[1]
         return cls(noise, which if data.conditions else None, seed)
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attar import progress
 from attar.artifacts.adapted import AdaptedSampler
 from attar.artifacts.drawing import Drawing
 from attar.artifacts.sampler import Reading, Sampler
@@ -212,6 +213,12 @@ class Distillation:
             own = own if known is None else {name: getattr(known.reading, name) for name in own}
             net = self.net or self.teaching.net
             student = Sampler.fresh(net, data, Reading(**own, **changes), run.rng("net"), extras=extras)
+        if extras != Extras() and getattr(student.net, "pipeline", ""):
+            progress.tell(
+                "this student has an input for its guidance or a second time, which pipelines of diffusers do not have, "
+                "so it cannot be exported as one; where it is the guidance, guidance.embedded=no guidance.highest=null "
+                "learns one guidance instead"
+            )
         module = student.module.to(run.device).requires_grad_(True)
         learner = self.train.learner(run, "student", module, target=self.target_decay)
         return Lesson(run, data, teacher, student, learner, given=more)

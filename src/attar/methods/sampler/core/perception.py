@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attar.artifacts.pipeline import Pipeline
 from attar.data import Images, Samples
 from attar.data.samples import ImageSamples
 from attar.errors import DataError, RecipeError
 from attar.losses.denoising import squared
 from attar.methods.sampler.core.distillation import Lesson
-from attar.methods.sampler.core.pipeline import Pipeline
 from attar.methods.sampler.core.teacher import GivenTeacher
 from attar.nets import ConvNet, Net
 from attar.spec import spec

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attar.artifacts import load
 from attar.artifacts.drawing import Ode
+from attar.artifacts.pipeline import Pipeline
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
 from attar.data.latents import LatentSamples
@@ -19,7 +20,6 @@ from attar.diffusion import Guided
 from attar.diffusion.process import Process
 from attar.diffusion.view import View
 from attar.errors import AttarError, DataError, RecipeError
-from attar.methods.sampler.core.pipeline import Pipeline
 from attar.nets.denoiser_specs import Extras
 from attar.run import Run
 from attar.spec import spec
@@ -53,7 +53,7 @@ class GivenTeacher:
         if isinstance(value, str) and value == EXACT:
             return cls(EXACT)
         if isinstance(value, str) and value.startswith("hf:"):
-            return cls(Pipeline(value.removeprefix("hf:")))
+            return cls(Pipeline.named(value.removeprefix("hf:")))
         if isinstance(value, str | Path):
             value = load(value)
         if not isinstance(value, Sampler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ from torch import Tensor
 from attar.artifacts.base import fingerprint_of
 from attar.artifacts.drawing import Ode
 from attar.artifacts.sampler import Reading, Sampler
+from attar.artifacts.scheduling import called, scheduling
 from attar.data import Samples
 from attar.data.latents import LatentSamples
 from attar.data.samples import ImageSamples
-from attar.diffusion import from_scheduler, to_scheduler
+from attar.diffusion import from_scheduler
 from attar.diffusion.specs import spec_of
 from attar.errors import AttarError, DataError, RecipeError
 from attar.nets.denoiser_specs import DiffusersNet, Extras
 from attar.spec import digest
 
 LEFT_OUT = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")  # parts that SD3 may lack
+PATIENCE = 10.0  # seconds that the hub has for its first answer
 CHUNK = 16  # images or captions that are encoded together
 
 
@@ -45,14 +48,19 @@ class Pipeline:
             import diffusers
         except ImportError:
             raise RecipeError("teacher=hf:… needs diffusers: pip install 'attar[hf]'") from None
+        _reached(name)
         try:
             known = diffusers.DiffusionPipeline.load_config(name)
-            cls = getattr(diffusers, str(known.get("_class_name")), diffusers.DiffusionPipeline)
+            cls = getattr(diffusers, str(known.get("_class_name")), None)
+            if cls is None:
+                raise ValueError(_nameless(known.get("_class_name"), diffusers.__version__))
             takes = inspect.signature(cls.__init__).parameters
             left_out = [part for part in LEFT_OUT if part in takes and not any(known.get(part) or ())]
             self.pipe: Any = cls.from_pretrained(name, use_safetensors=True, **dict.fromkeys(left_out))
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            if importlib.util.find_spec("transformers") is None:
+                reason = "its text encoders need transformers: pip install 'attar[hf]'"
             raise AttarError(f"no pipeline of diffusers can be loaded from '{name}': {reason}") from None
         self.place = next((part for part in ("unet", "transformer") if getattr(self.pipe, part, None)), "")
         if not self.place:
@@ -61,6 +69,12 @@ class Pipeline:
         self.autoencoder: Any = getattr(self.pipe, "vae", None)
         if self.autoencoder is not None:
             self.autoencoder.float().eval().requires_grad_(False)
+
+    @staticmethod
+    @functools.lru_cache(maxsize=1)
+    def named(name: str) -> Pipeline:
+        """Return the pipeline of a name, loaded once a process; its weights are for reading only."""
+        return Pipeline(name)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -199,24 +213,57 @@ class Pipeline:
         )
 
 
-def save_pipeline(sampler: Sampler, folder: str | Path) -> Path:
-    """Write the pipeline that a sampler's network was taken out of, with that network in it, as diffusers loads it.
+def _reached(name: str) -> None:
+    """Refuse a name that is no folder, nor stored here, while the hub is out of reach, which loading notices late.
 
     Raises:
-        AttarError: a network that came from no pipeline, or with inputs that the pipeline does not know.
+        AttarError: it is.
     """
-    whole = sampler.merged()
-    name = getattr(whole.net, "pipeline", "")
+    import huggingface_hub
+
+    try:
+        if Path(name).exists() or huggingface_hub.try_to_load_from_cache(name, "model_index.json"):
+            return
+        huggingface_hub.HfApi().model_info(name, timeout=PATIENCE)
+    except (huggingface_hub.errors.HfHubHTTPError, ValueError):  # an answer, or no name; loading says it better
+        return
+    except Exception as error:  # of whichever client of HTTP the hub's library has
+        raise AttarError(
+            f"'{name}' is no folder, and the hub cannot be reached ({type(error).__name__}): name a folder that "
+            "save_pretrained wrote, or connect to the network"
+        ) from None
+
+
+def _nameless(named: str | None, version: str) -> str:
+    """Return what is wrong with a `model_index.json` whose class is not there."""
+    if not named:
+        return "its model_index.json names no _class_name; take a folder that a pipeline's save_pretrained wrote"
+    return f"its class {named} is not in diffusers {version}: pip install --upgrade diffusers"
+
+
+def save_pipeline(sampler: Sampler, folder: str | Path) -> str:
+    """Write the pipeline that a sampler's network was taken out of, with that network in it, as diffusers loads it.
+
+    Returns:
+        The line of Python by which the pipeline draws as the sampler does.
+
+    Raises:
+        AttarError: a network that came from no pipeline, one with inputs that the pipeline does not know, or a way of
+            drawing that diffusers does not have.
+    """
+    name = getattr(sampler.net, "pipeline", "")
     if not name:
         raise AttarError("this sampler's network came out of no pipeline of diffusers, so it has none to go back to")
-    if whole.extras != Extras():
+    if sampler.extras != Extras():
         raise AttarError(
             "this student is told its guidance or a second time by inputs that pipelines of diffusers do not have; "
-            "distil one guidance scale into it (guidance.embedded=no)"
+            "draw from it here (attar sample), or train again with one guidance inside: guidance.embedded=no "
+            "guidance.highest=null"
         )
-    pipeline, module = Pipeline(name), whole.module
+    scheduling(sampler.reading)  # refuses before anything large is read
+    pipeline, module = Pipeline(name), sampler.merged().module
     pipeline.network.load_state_dict(module.model.state_dict())  # type: ignore[union-attr]
-    process = whole.reading.process.build()
-    pipeline.pipe.scheduler = to_scheduler(process, whole.reading.prediction)
+    takes = inspect.signature(type(pipeline.pipe).__call__).parameters
+    pipeline.pipe.scheduler, call = scheduling(sampler.reading, takes)
     pipeline.pipe.save_pretrained(str(folder))
-    return Path(folder)
+    return called(call, takes)
