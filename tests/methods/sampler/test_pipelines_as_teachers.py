@@ -18,6 +18,7 @@ from attar.artifacts import load
 from attar.artifacts.drawing import FlowMap, Multistep, Ode, Overshoot, Segmented, Signal
 from attar.artifacts.pipeline import Pipeline, save_pipeline
 from attar.artifacts.sampler import Reading, Sampler
+from attar.artifacts.scheduling import scheduling
 from attar.data import Samples
 from attar.diffusion.specs import FlowProcess
 from attar.errors import AttarError, DataError
@@ -242,6 +243,12 @@ def test_latents_whose_pipeline_is_gone_are_said_to_be_latents(pipeline, picture
         attar.sample(tmp_path / "sampler", "a fish", n=1, steps=1)
     with pytest.raises(AttarError, match="no pipeline of diffusers can be loaded"):
         attar.evaluate(tmp_path / "sampler", data=pictures)
+
+
+@pytest.mark.parametrize(("guided", "asked"), [("inside", 1.0), ("two-calls", 3.0)])
+def test_a_pipeline_is_not_asked_for_guidance_that_is_inside(guided, asked):
+    reading = Reading(process=FlowProcess(), prediction="velocity", guidance=3.0, guided=guided)
+    assert scheduling(reading)[1]["guidance_scale"] == asked
 
 
 def test_what_a_pipeline_cannot_see_or_find_is_said(pipeline, tiny_images, tmp_path):
