@@ -213,11 +213,11 @@ class Distillation:
             own = own if known is None else {name: getattr(known.reading, name) for name in own}
             net = self.net or self.teaching.net
             student = Sampler.fresh(net, data, Reading(**own, **changes), run.rng("net"), extras=extras)
-        if extras != Extras() and getattr(student.net, "pipeline", ""):
+        if getattr(student.net, "pipeline", "") and extras != Extras():
             progress.tell(
-                "this student has an input for its guidance or a second time, which pipelines of diffusers lack, so "
-                "it cannot be exported as one; where it is the guidance, guidance.embedded=no guidance.highest=null "
-                "learns one guidance instead"
+                "this student has an input for its guidance or a second time, which pipelines of diffusers do not "
+                "have, so it cannot be exported as one; where it is the guidance, one guidance is learned instead by "
+                "guidance.embedded=no guidance.highest=null"
             )
         module = student.module.to(run.device).requires_grad_(True)
         learner = self.train.learner(run, "student", module, target=self.target_decay)
