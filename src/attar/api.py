@@ -11,6 +11,7 @@ from typing import Any
 
 from attar import files, ledger, recipes, run_folders
 from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_you_mean
+from attar.progress import tell
 
 PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
 _BENCHES = {
@@ -270,6 +271,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             copy=recipe.copy,
             title=recipe.id,
         ) as live:
+            live.parents |= recipes.parents(recipe)
             live.first(lambda: _describe(folder, recipe, chosen))
             artifact = execute(live, recipe.method, resolved)
             with signals.deferred():  # the template engine takes an exception inside of it for an error of the template
@@ -316,7 +318,9 @@ def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:
     """Write what is run, and how it is cut for this machine."""
     from attar.run import plan
 
-    files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
+    files.write_json(
+        folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash, "origins": recipes.origins(recipe)}
+    )
     plan.store(folder, chosen)
 
 
@@ -357,7 +361,10 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
         there = run_folders.read(folder, "recipe.json", None)  # another process may just have written it
         if there is None:
             raise AttarError(f"{folder} exists and is no run folder; choose another with out=FOLDER")
-    if there is None or there.get("hash") == recipe.hash:
+    if there is None:
+        return
+    if there.get("hash") == recipe.hash:
+        _check_origins(folder, files.mapping(there, "origins"), recipes.origins(recipe))
         return
     mine = recipe.to_json()
     if there.get("id") == recipe.id and there.get("version") != mine["version"]:
@@ -369,6 +376,21 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
     differing = [key for key in new if key in old and old[key] != new[key]]
     detail = f" ({differing[0]}: {old[differing[0]]!r} there, {new[differing[0]]!r} now)" if differing else ""
     raise RecipeError(f"{folder} holds a run of another recipe{detail}; choose another folder with out=FOLDER")
+
+
+def _check_origins(folder: Path, then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse inputs that are not what the run was started with; where nothing was noted, nothing is refused."""
+    for name in then:
+        was, known = files.mapping(then, name), now.get(name)
+        told = f"{was.get('path')} held {str(was.get('fingerprint'))[:12]}… then"
+        if known is None and run_folders.read(folder, "run.json", {}).get("state") == "finished":
+            tell(f"the {name} of {folder} is not there any more: {told}")
+        elif known is None or known["fingerprint"] != was.get("fingerprint"):
+            there = "it holds none" if known is None else f"{known['path']} holds {known['fingerprint'][:12]}…"
+            raise RecipeError(
+                f"{folder} was started with another {name}: {told}, {there} now; put it back there, or choose another "
+                "folder with out=FOLDER"
+            )
 
 
 def _is_beginning(item: Path) -> bool:

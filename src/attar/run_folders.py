@@ -46,6 +46,17 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     return recipe
 
 
+def origin(folder: str | Path) -> dict[str, str] | None:
+    """Return where the artifact of a run or artifact folder lies now, and its fingerprint; none where there is none."""
+    for place in (Path(folder), Path(folder) / "artifact"):
+        if (place / "artifact.json").is_file():
+            return {
+                "path": str(Path(folder).resolve()),
+                "fingerprint": str(files.read_object(place / "artifact.json").get("fingerprint")),
+            }
+    return None
+
+
 def own_numbers(judged: Mapping[str, Any]) -> dict[str, Any]:
     """Return accuracy and size of what was made, from an evaluation; nothing where there are none.
 

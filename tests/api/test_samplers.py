@@ -1,6 +1,7 @@
 """Samplers by the public functions: graded beside their teachers, drawn from by name, refused with a reason."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image
 
 import attar
 from attar import api, demo_sampler, files
+from attar.artifacts import load
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.errors import AttarError, DataError
+from attar.errors import AttarError, DataError, RecipeError
 from attar.generating import exact
 
 POINTS = {"net": "mlp", "net.width": 8, "net.depth": 1, "train.steps": 3, "train.batch": 8}
@@ -191,3 +193,58 @@ def test_the_demo_makes_teacher_student_and_page_once(pictures, monkeypatch, cap
     with pytest.raises(SystemExit) as end:
         demo_sampler.main(["--data", "no-such-data"])
     assert end.value.code == 2
+
+
+STUDENT = {key: value for key, value in POINTS.items() if not key.startswith("net")}
+
+
+def ring_teacher(folder, **changes):
+    shutil.rmtree(folder, ignore_errors=True)
+    return api.run_result("diffusion", data="ring", out=folder, **{**POINTS, **changes})
+
+
+def test_a_run_notes_who_taught_it_and_where_outside_of_what_is_hashed(empty_folder):
+    teacher = ring_teacher("tt").fingerprint
+    made = api.run_result("consistency", data="ring", teacher="tt", **STUDENT)
+    recipe = files.read_json(made.folder / "recipe.json")
+    assert recipe["inputs"]["teacher"] == "tt"
+    assert recipe["origins"] == {"teacher": {"path": str(empty_folder / "tt"), "fingerprint": teacher}}
+    assert files.read_json(made.folder / "artifact" / "artifact.json")["parents"]["teacher"] == teacher
+    ring_teacher("other", seed=1)
+    by_path = api.run_result("consistency", data="ring", teacher="other", out="by-path", **STUDENT)
+    in_memory = api.run_result("consistency", data="ring", teacher=load("other"), out="in-memory", **STUDENT)
+    assert by_path.artifact.parents == in_memory.artifact.parents != made.artifact.parents
+
+
+def test_a_finished_run_is_not_reported_for_another_teacher_at_the_same_place(capsys):
+    ring_teacher("tt")
+    first = api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT)
+    ring_teacher("tt", seed=1)
+    with pytest.raises(RecipeError, match=r"another teacher: .*tt held \w{12}… then, .*tt holds .*now.*out=FOLDER"):
+        api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT)
+    shutil.rmtree("tt")
+    capsys.readouterr()
+    assert api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT).reused
+    assert "the teacher of ss is not there any more" in capsys.readouterr().err
+    recipe = files.read_json(first.folder / "recipe.json")
+    ring_teacher("tt", seed=1)
+    files.write_json(first.folder / "recipe.json", {k: v for k, v in recipe.items() if k != "origins"})
+    assert api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT).reused  # nothing was noted
+
+
+def test_a_stopped_run_does_not_go_on_with_another_teacher():
+    ring_teacher("tt")
+    long = {**STUDENT, "train.steps": 100_000, "time": 0.2}
+    assert api.run_result("consistency", data="ring", teacher="tt", out="ss", **long).state == "partial"
+    ring_teacher("tt", **{"net.width": 16})
+    with pytest.raises(RecipeError, match="another teacher"):
+        api.run_result("consistency", data="ring", teacher="tt", out="ss", **long)
+    shutil.rmtree("tt")
+    with pytest.raises(RecipeError, match="it holds none now; put it back"):
+        api.run_result("consistency", data="ring", teacher="tt", out="ss", **long)
+
+
+def test_a_run_may_have_the_name_of_its_data():
+    assert not api.run_result("diffusion", data="ring", out="ring", **POINTS).reused
+    assert api.run_result("diffusion", data="ring", out="ring", **POINTS).reused
+    assert files.read_json(Path("ring/recipe.json"))["origins"] == {}
