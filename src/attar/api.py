@@ -14,6 +14,7 @@ from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_
 from attar.progress import tell
 
 PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
+SAMPLER = "sampler"  # any sampler as an artifact that needs no other
 _BENCHES = {
     "kd": "attar.claims.bench:ObjectiveBench",
     "samplers": "attar.claims.bench_samplers:SamplerBench",
@@ -161,8 +162,9 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     """Write a run's artifact as `parquet`, `imagefolder` or `npz` (images), or as `onnx` or `torch` (networks).
 
     A sampler distilled from a pipeline of diffusers is written as a `pipeline`, which diffusers loads, or its low-rank
-    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads. A student that lies in its run's folder
-    takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
+    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads; any sampler as a `sampler`, an artifact
+    whose own weights do the work of its adapters. A student that lies in its run's folder takes pixels in [0, 1] there;
+    see `attar.artifacts.deployed.deploy`.
 
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
@@ -170,14 +172,14 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     from attar.artifacts import Student, deployed
     from attar.artifacts import export as formats
 
-    known = [*formats.FORMATS, *deployed.RUNTIMES, PIPELINE, LORA]
+    known = [*formats.FORMATS, *deployed.RUNTIMES, SAMPLER, PIPELINE, LORA]
     if to not in known:
         raise RecipeError(f"unknown format '{to}'{did_you_mean(to, known)} Known: {', '.join(known)}")
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
-    if to in (PIPELINE, LORA):
-        return _for_diffusers(folder, to, out)
+    if to in (SAMPLER, PIPELINE, LORA):
+        return _sampler_as(folder, to, out)
     artifact, splits = _artifact(folder, None)
     if to in deployed.RUNTIMES:
         if not isinstance(artifact, Student):
@@ -186,8 +188,8 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     return formats.export(artifact, to, out, splits.train if splits is not None else None)
 
 
-def _for_diffusers(folder: str | Path, to: str, out: Path) -> Path:
-    """Write a sampler as the pipeline that its network was taken out of, or the low-rank updates of that network."""
+def _sampler_as(folder: str | Path, to: str, out: Path) -> Path:
+    """Write a sampler whole, as the pipeline that its network was taken out of, or as its low-rank updates alone."""
     from attar.artifacts import load
     from attar.artifacts.adapted import AdaptedSampler
     from attar.artifacts.sampler import Sampler
@@ -195,7 +197,11 @@ def _for_diffusers(folder: str | Path, to: str, out: Path) -> Path:
 
     artifact = load(folder)
     if not isinstance(artifact, Sampler):
-        raise AttarError(f"a {artifact.kind} is no sampler, and only samplers go back into a pipeline")
+        raise AttarError(f"a {artifact.kind} is no sampler, and only samplers are exported as {to}")
+    if to == SAMPLER:
+        whole = artifact.merged()
+        whole.parents = artifact.parents
+        return whole.save(out)
     if to == LORA:
         if not isinstance(artifact, AdaptedSampler):
             raise AttarError("this sampler has no low-rank updates: train with lora.rank=4, or export a pipeline")

@@ -248,3 +248,22 @@ def test_a_run_may_have_the_name_of_its_data():
     assert not api.run_result("diffusion", data="ring", out="ring", **POINTS).reused
     assert api.run_result("diffusion", data="ring", out="ring", **POINTS).reused
     assert files.read_json(Path("ring/recipe.json"))["origins"] == {}
+
+
+def test_a_low_rank_student_outlives_the_cache_of_stages_and_is_exported_whole(digits, pictures, tmp_path):
+    settings = {**{f"teaching.{key}": value for key, value in PICTURES.items()}, **STUDENT, "steps": 2, "out": "thin"}
+    settings |= {"lora.rank": 2, "lora.layers": "all"}
+    made = api.run_result("lora-distillation", data=pictures, **settings)
+    shutil.rmtree(tmp_path / "home")
+    assert api.run_result("lora-distillation", data=pictures, **settings).reused
+    told = attar.sample("thin", ["1"], n=2)
+    attar.export("thin", "sampler", "whole")
+    shutil.rmtree("thin/artifact/base")
+    assert (type(load("whole")), load("whole").parents) == (Sampler, made.artifact.parents)
+    again = attar.sample("whole", ["1"], n=2)
+    drawn, anew = (np.asarray(Image.open(one["path"])).astype(int) for one in (told, again))
+    assert abs(drawn - anew).max() <= 1
+    with pytest.raises(AttarError, match="which is not there; put it back"):
+        attar.sample("thin")
+    with pytest.raises(AttarError, match="only samplers are exported as sampler"):
+        attar.export(api.run_result("random", data=pictures, ipc=1).folder, "sampler", "no")

@@ -55,7 +55,7 @@ class Artifact:
 
     @classmethod
     def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the artifact that `about()` and `tensors()` describe."""
+        """Return the artifact that `about()` and `tensors()` describe; `about["here"]` is the folder they were in."""
         raise NotImplementedError(f"{cls.__name__} does not say how it is rebuilt")
 
     def attach(self, folder: Path) -> None:
@@ -88,7 +88,8 @@ class Artifact:
             shutil.rmtree(aside, ignore_errors=True)
             try:
                 aside.mkdir(parents=True)
-                self._write(aside)
+                self.write(aside)
+                self.preview(aside / "preview.png")
                 if folder.exists():
                     folder.replace(old)  # nothing is removed before the new one stands in its place
                 aside.replace(folder)
@@ -102,13 +103,13 @@ class Artifact:
         self.folder = folder
         return folder
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Write everything but the preview into a folder that is there."""
         size, checksum = files.save_tensors(folder / "tensors.safetensors", self.tensors())
         stored = {"size": size, "sha256": checksum}
         head = {"kind": self.kind, "format": self.format, "fingerprint": self.fingerprint, "tensors": stored}
         files.write_json(folder / "artifact.json", {**head, **self.about(), "parents": self.parents})
         self.attach(folder)
-        self.preview(folder / "preview.png")
 
 
 KINDS = {
@@ -157,7 +158,7 @@ def load(folder: str | Path) -> Any:
             f"{path} is missing or does not match the checksum in artifact.json: it was changed or damaged"
         )
     try:
-        artifact = cls.rebuild(about, files.load_tensors(path))
+        artifact = cls.rebuild({**about, "here": str(folder)}, files.load_tensors(path))
         artifact.parents = dict(about.get("parents", {}))
     except DamagedFile:
         raise
