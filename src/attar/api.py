@@ -11,7 +11,6 @@ from typing import Any
 
 from attar import files, ledger, recipes, run_folders
 from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_you_mean
-from attar.progress import tell
 
 PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
 SAMPLER = "sampler"  # any sampler as an artifact that needs no other
@@ -106,6 +105,7 @@ def evaluate(
 
     Returns:
         What evaluation.json holds, which is added to the run folder with a new report: protocol, data, arms, cross, …
+        An earlier one that tells something else is kept there as evaluation-1.json, -2 and so on.
     """
     from attar.artifacts import Student, load
     from attar.artifacts.dual import DualStudent
@@ -314,6 +314,7 @@ def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: b
 
 def _keep(folder: Path, outcome: dict[str, Any], shown: Any = None) -> None:
     """Add an evaluation to a run folder, with what a sampler drew for it, and write a new report."""
+    run_folders.set_aside(folder, outcome)
     if shown is not None:
         files.save_tensors(folder / "samples.safetensors", shown)
     files.write_json(folder / "evaluation.json", outcome)
@@ -370,7 +371,7 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
     if there is None:
         return
     if there.get("hash") == recipe.hash:
-        _check_origins(folder, files.mapping(there, "origins"), recipes.origins(recipe))
+        run_folders.check_origins(folder, files.mapping(there, "origins"), recipes.origins(recipe))
         return
     mine = recipe.to_json()
     if there.get("id") == recipe.id and there.get("version") != mine["version"]:
@@ -382,21 +383,6 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
     differing = [key for key in new if key in old and old[key] != new[key]]
     detail = f" ({differing[0]}: {old[differing[0]]!r} there, {new[differing[0]]!r} now)" if differing else ""
     raise RecipeError(f"{folder} holds a run of another recipe{detail}; choose another folder with out=FOLDER")
-
-
-def _check_origins(folder: Path, then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse inputs that are not what the run was started with; where nothing was noted, nothing is refused."""
-    for name in then:
-        was, known = files.mapping(then, name), now.get(name)
-        told = f"{was.get('path')} held {str(was.get('fingerprint'))[:12]}… then"
-        if known is None and run_folders.read(folder, "run.json", {}).get("state") == "finished":
-            tell(f"the {name} of {folder} is not there any more: {told}")
-        elif known is None or known["fingerprint"] != was.get("fingerprint"):
-            there = "it holds none" if known is None else f"{known['path']} holds {known['fingerprint'][:12]}…"
-            raise RecipeError(
-                f"{folder} was started with another {name}: {told}, {there} now; put it back there, or choose another "
-                "folder with out=FOLDER"
-            )
 
 
 def _is_beginning(item: Path) -> bool:

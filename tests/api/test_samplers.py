@@ -267,3 +267,20 @@ def test_a_low_rank_student_outlives_the_cache_of_stages_and_is_exported_whole(d
         attar.sample("thin")
     with pytest.raises(AttarError, match="only samplers are exported as sampler"):
         attar.export(api.run_result("random", data=pictures, ipc=1).folder, "sampler", "no")
+
+
+def test_a_former_evaluation_is_kept_where_it_tells_something_else(ring):
+    first = attar.evaluate(ring, steps=(1, 2), **FEW)
+    drawn = files.load_tensors(ring / "samples.safetensors")
+    attar.evaluate(ring, steps=(1, 2), **FEW)  # the same, but for the seconds
+    assert not (ring / "evaluation-1.json").exists()
+    second = attar.evaluate(ring, steps=(1,), **FEW)
+    third = attar.evaluate(ring, steps=(2,), **FEW)
+    kept = [files.read_json(ring / f"evaluation{name}.json") for name in ("-1", "-2", "")]
+    assert [one["protocol"]["steps"] for one in kept] == [[1, 2], [1], [2]]
+    assert (kept[0]["arms"][0]["name"], kept[1:]) == (first["arms"][0]["name"], [second, third])
+    assert files.load_tensors(ring / "samples-1.safetensors").keys() == drawn.keys()
+    assert "2 steps" in (ring / "report.html").read_text()
+    (ring / "evaluation.json").write_text("{")
+    attar.evaluate(ring, steps=(1,), **FEW)
+    assert (ring / "evaluation-3.json").read_text() == "{"
