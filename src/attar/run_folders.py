@@ -61,6 +61,29 @@ def origin(folder: str | Path) -> dict[str, str] | None:
     return None
 
 
+def inputs_of(target: Any) -> dict[str, Any]:
+    """Return the inputs of the run that a target names, nothing of any other target.
+
+    Folders of artifacts are named by where they lay at the start. One that is not there any more, or holds another
+    artifact now, is left out, and that is told.
+    """
+    path = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
+    if path is None or not path.exists():
+        return {}
+    recipe = files.read_object(path)
+    given = dict(files.mapping(recipe, "inputs"))
+    then = files.mapping(recipe, "origins")
+    for name in then.keys() & given.keys():
+        was = files.mapping(then, name)
+        places = [place for place in (was.get("path"), given.pop(name)) if isinstance(place, str)]
+        there = [place for place in places if (origin(place) or {}).get("fingerprint") == was.get("fingerprint")]
+        if there:
+            given[name] = there[0]
+        else:
+            tell(f"goes on without the {name} of {target}, which is not in {was.get('path')} any more")
+    return given
+
+
 def check_origins(folder: Path, then: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> None:
     """Refuse inputs that are not what the run was started with; where nothing was noted, nothing is refused.
 

@@ -1,6 +1,7 @@
 """Samplers by the public functions: graded beside their teachers, drawn from by name, refused with a reason."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -284,3 +285,34 @@ def test_a_former_evaluation_is_kept_where_it_tells_something_else(ring):
     (ring / "evaluation.json").write_text("{")
     attar.evaluate(ring, steps=(1,), **FEW)
     assert (ring / "evaluation-3.json").read_text() == "{"
+
+
+def test_a_run_finds_its_teacher_from_any_folder_and_is_measured_without_one_that_is_gone(
+    empty_folder, monkeypatch, capsys
+):
+    ring_teacher("tt")
+    folder = api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT).folder
+    (empty_folder / "mine").mkdir()
+    monkeypatch.chdir(empty_folder / "mine")
+    assert attar.evaluate("../ss", **FEW)["arms"][-2]["name"] == "teacher, 3 steps"
+    monkeypatch.chdir(empty_folder)
+    ring_teacher("tt", seed=1)  # another one
+    capsys.readouterr()
+    for told in ("goes on without the teacher of ss, which is not in .*tt any more", "the teacher tt is not there"):
+        arms = [arm["name"] for arm in attar.evaluate(folder, **FEW)["arms"]]
+        assert not any("teacher" in name for name in arms)
+        assert re.search(told, capsys.readouterr().err)
+        shutil.rmtree("tt", ignore_errors=True)  # and of a run that did not note its place
+        recipe = files.read_json(folder / "recipe.json")
+        files.write_json(folder / "recipe.json", {key: recipe[key] for key in recipe if key != "origins"})
+
+
+def test_a_run_that_is_not_finished_is_called_so(ring):
+    shutil.rmtree(ring / "artifact")
+    with pytest.raises(AttarError, match="holds no artifact"):
+        attar.sample(ring)
+    record = files.read_json(ring / "run.json")
+    files.write_json(ring / "run.json", {**record, "state": "running"})
+    for use in (attar.sample, attar.evaluate):
+        with pytest.raises(AttarError, match=r"a run that is not finished.*the same 'attar run' command goes on"):
+            use(ring)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from attar import files
+from attar import files, run_folders
 from attar.errors import AttarError, DamagedFile
 
 
@@ -143,6 +143,11 @@ def load(folder: str | Path) -> Any:
         folder = folder / "artifact"
     head = folder / "artifact.json"
     if not head.is_file():
+        if (folder / "recipe.json").is_file() and run_folders.read(folder, "run.json", {}).get("state") != "finished":
+            raise AttarError(
+                f"{folder} is a run that is not finished, so it holds no artifact yet; the same 'attar run' command "
+                "goes on with it"
+            )
         raise AttarError(f"{folder} holds no artifact (no artifact.json); name a run folder or an artifact folder")
     about = files.read_json(head)
     kind = about.get("kind") if isinstance(about, dict) else None
