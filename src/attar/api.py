@@ -13,6 +13,7 @@ from attar import files, ledger, recipes, run_folders
 from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_you_mean
 
 PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
+SAMPLER = "sampler"  # any sampler as an artifact that needs no other
 _BENCHES = {
     "kd": "attar.claims.bench:ObjectiveBench",
     "samplers": "attar.claims.bench_samplers:SamplerBench",
@@ -104,6 +105,7 @@ def evaluate(
 
     Returns:
         What evaluation.json holds, which is added to the run folder with a new report: protocol, data, arms, cross, …
+        An earlier one that tells something else is kept there as evaluation-1.json, -2 and so on.
     """
     from attar.artifacts import Student, load
     from attar.artifacts.dual import DualStudent
@@ -160,8 +162,9 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     """Write a run's artifact as `parquet`, `imagefolder` or `npz` (images), or as `onnx` or `torch` (networks).
 
     A sampler distilled from a pipeline of diffusers is written as a `pipeline`, which diffusers loads, or its low-rank
-    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads. A student that lies in its run's folder
-    takes pixels in [0, 1] there; see `attar.artifacts.deployed.deploy`.
+    updates alone as a `lora` folder, which `pipeline.load_lora_weights` reads; any sampler as a `sampler`, an artifact
+    whose own weights do the work of its adapters. A student that lies in its run's folder takes pixels in [0, 1] there;
+    see `attar.artifacts.deployed.deploy`.
 
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
@@ -174,15 +177,15 @@ def exported(folder: str | Path, to: str, out: str | Path) -> dict[str, Any]:
     from attar.artifacts import Student, deployed
     from attar.artifacts import export as formats
 
-    known = [*formats.FORMATS, *deployed.RUNTIMES, PIPELINE, LORA]
+    known = [*formats.FORMATS, *deployed.RUNTIMES, SAMPLER, PIPELINE, LORA]
     if to not in known:
         raise RecipeError(f"unknown format '{to}'{did_you_mean(to, known)} Known: {', '.join(known)}")
     out = Path(out)
     if out.exists():
         raise AttarError(f"{out} exists and is not overwritten; choose another --out")
     told = {"path": str(out), "format": to}
-    if to in (PIPELINE, LORA):
-        return {**told, "draws": _for_diffusers(folder, to, out)}
+    if to in (SAMPLER, PIPELINE, LORA):
+        return {**told, **_sampler_as(folder, to, out)}
     artifact, splits = _artifact(folder, None)
     if to in deployed.RUNTIMES:
         if not isinstance(artifact, Student):
@@ -191,11 +194,11 @@ def exported(folder: str | Path, to: str, out: str | Path) -> dict[str, Any]:
     return {**told, "path": str(formats.export(artifact, to, out, splits.train if splits is not None else None))}
 
 
-def _for_diffusers(folder: str | Path, to: str, out: Path) -> str:
-    """Write a sampler as the pipeline that its network was taken out of, or the low-rank updates of that network.
+def _sampler_as(folder: str | Path, to: str, out: Path) -> dict[str, str]:
+    """Write a sampler whole, as the pipeline that its network was taken out of, or as its low-rank updates alone.
 
     Returns:
-        The Python that draws as the sampler does.
+        For diffusers the Python that `draws` as the sampler does.
     """
     from attar.artifacts import load
     from attar.artifacts.adapted import AdaptedSampler
@@ -205,18 +208,23 @@ def _for_diffusers(folder: str | Path, to: str, out: Path) -> str:
 
     artifact = load(folder)
     if not isinstance(artifact, Sampler):
-        raise AttarError(f"a {artifact.kind} is no sampler, and only samplers go back into a pipeline")
+        raise AttarError(f"a {artifact.kind} is no sampler, and only samplers are exported as {to}")
+    if to == SAMPLER:
+        whole = artifact.merged()
+        whole.parents = artifact.parents
+        whole.save(out)
+        return {}
     if to == PIPELINE:
         line = save_pipeline(artifact, out)
-        return f"pipe = diffusers.DiffusionPipeline.from_pretrained({str(out)!r})\n{line}"
+        return {"draws": f"pipe = diffusers.DiffusionPipeline.from_pretrained({str(out)!r})\n{line}"}
     if not isinstance(artifact, AdaptedSampler):
         raise AttarError("this sampler has no low-rank updates: train with lora.rank=4, or export a pipeline")
     artifact.save_lora(out)
     try:
         scheduler, call = scheduling(artifact.reading)
     except RecipeError as error:  # the updates are good for whoever draws in another way
-        return f"# {error}"
-    return f"pipe.load_lora_weights({str(out)!r})\n{rescheduled(scheduler)}\n{called(call)}"
+        return {"draws": f"# {error}"}
+    return {"draws": f"pipe.load_lora_weights({str(out)!r})\n{rescheduled(scheduler)}\n{called(call)}"}
 
 
 def claim(
@@ -287,6 +295,7 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
             copy=recipe.copy,
             title=recipe.id,
         ) as live:
+            live.parents |= recipes.parents(recipe)
             live.first(lambda: _describe(folder, recipe, chosen))
             artifact = execute(live, recipe.method, resolved)
             with signals.deferred():  # the template engine takes an exception inside of it for an error of the template
@@ -323,6 +332,7 @@ def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: b
 
 def _keep(folder: Path, outcome: dict[str, Any], shown: Any = None) -> None:
     """Add an evaluation to a run folder, with what a sampler drew for it, and write a new report."""
+    run_folders.set_aside(folder, outcome)
     if shown is not None:
         files.save_tensors(folder / "samples.safetensors", shown)
     files.write_json(folder / "evaluation.json", outcome)
@@ -333,7 +343,9 @@ def _describe(folder: Path, recipe: recipes.Recipe, chosen: Any) -> None:
     """Write what is run, and how it is cut for this machine."""
     from attar.run import plan
 
-    files.write_json(folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash})
+    files.write_json(
+        folder / "recipe.json", {**recipe.to_json(), "hash": recipe.hash, "origins": recipes.origins(recipe)}
+    )
     plan.store(folder, chosen)
 
 
@@ -374,7 +386,10 @@ def _check_folder(folder: Path, recipe: recipes.Recipe) -> None:
         there = run_folders.read(folder, "recipe.json", None)  # another process may just have written it
         if there is None:
             raise AttarError(f"{folder} exists and is no run folder; choose another with out=FOLDER")
-    if there is None or there.get("hash") == recipe.hash:
+    if there is None:
+        return
+    if there.get("hash") == recipe.hash:
+        run_folders.check_origins(folder, files.mapping(there, "origins"), recipes.origins(recipe))
         return
     mine = recipe.to_json()
     if there.get("id") == recipe.id and there.get("version") != mine["version"]:

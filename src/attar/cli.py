@@ -235,7 +235,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="Images: parquet, imagefolder, npz. Networks: onnx, torch. Samplers: pipeline, lora.",
+            help="Images: parquet, imagefolder, npz. Networks: onnx, torch. Samplers: sampler, pipeline, lora.",
             show_default=False,
         ),
     ],

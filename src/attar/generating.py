@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attar import data as sources
-from attar import files
+from attar import files, run_folders
 from attar.artifacts import load
 from attar.artifacts.pipeline import Pipeline
 from attar.artifacts.sampler import Reading, Sampler
@@ -24,6 +24,7 @@ from attar.diffusion import Flow, View
 from attar.diffusion.specs import FlowProcess
 from attar.errors import AttarError, DataError, RecipeError
 from attar.nets.denoiser_specs import PointMLP
+from attar.progress import tell
 from attar.run import Run, guards, plan
 from attar.sampling import condition_of
 from attar.spec import build, to_json
@@ -117,7 +118,7 @@ def grade_sampler(
 def _subject(sampler: Sampler, target: Any, data: Any, teacher: Any, protocol: Generation) -> Subject:
     recipe = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
     told = files.read_object(recipe) if recipe is not None and recipe.exists() else {}
-    inputs, fields = files.mapping(told, "inputs"), files.mapping(told, "fields")
+    inputs, fields = run_folders.inputs_of(target), files.mapping(told, "fields")
     where = data if data is not None else inputs.get("data", sampler.source)
     if where is None or isinstance(where, Mapping) or where == "memory":
         raise AttarError("nothing says which data this sampler was trained for; name it, such as data=digits")
@@ -135,7 +136,11 @@ def _subject(sampler: Sampler, target: Any, data: Any, teacher: Any, protocol: G
             f"the sampler draws {list(sampler.shape)} with {len(sampler.conditions)} conditions, {samples.source} has "
             f"{list(samples.shape)} with {len(samples.conditions)}; name the data it was trained for"
         )
-    found = _teacher(sampler, samples, inputs.get("teacher") if teacher is None else teacher)
+    taught = inputs.get("teacher")
+    if teacher is None and isinstance(taught, str) and taught != "exact" and not Path(taught).exists():
+        tell(f"the teacher {taught} is not there, so none is measured; name one with --teacher")
+        taught = None
+    found = _teacher(sampler, samples, taught if teacher is None else teacher)
     guidance = protocol.teacher_guidance
     if guidance is None and found is not None and isinstance(fields.get("guidance"), Mapping):
         guidance = _usual(fields["guidance"])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attar import data as sources
-from attar import files, metrics, nets
+from attar import metrics, nets, run_folders
 from attar.artifacts import Student
 from attar.artifacts.autoencoder import Encoder
 from attar.artifacts.dual import DualStudent
@@ -42,7 +42,7 @@ def grade(student: Student | DualStudent, target: Any, *, data: Any = None, teac
     Raises:
         AttarError: nothing says the data, or it has other classes or another shape than the student reads.
     """
-    given = _inputs(target)
+    given = run_folders.inputs_of(target)
     where = given.get("data") if data is None else data
     if where is None or isinstance(where, dict):
         raise AttarError("nothing says which data this network was trained for; name it, such as data=fashion-mnist")
@@ -127,8 +127,3 @@ def _row(name: str, student: Student, splits: Splits) -> dict[str, Any]:
         "parameters": count_parameters(student.module),
         "bytes": student.bytes,
     }
-
-
-def _inputs(target: Any) -> dict[str, Any]:
-    recipe = Path(target) / "recipe.json" if isinstance(target, str | Path) else None
-    return dict(files.mapping(files.read_object(recipe), "inputs")) if recipe is not None and recipe.exists() else {}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attar import ledger
+from attar import ledger, run_folders
 from attar.errors import AttarError, RecipeError, did_you_mean
 from attar.spec import build, digest, fields, inputs, required_inputs, to_json
 
@@ -170,6 +170,39 @@ def resolve(recipe: Recipe) -> tuple[dict[str, Any], Any]:
                 raise AttarError(f"input '{name}' of '{recipe.id}' takes a {annotation.kind}; got a {kind}")
         resolved[name] = value
     return resolved, splits
+
+
+def origins(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return for each input that names folders of artifacts where they lie and their fingerprints as they are now.
+
+    Of several, as in `teacher=a,b`, each has its number behind the name. Data are not among them, nor what lies in
+    memory, whose fingerprints are a part of the recipe.
+
+    Raises:
+        DamagedFile: an artifact.json is not readable.
+    """
+    from attar import data
+
+    cls: Any = type(recipe.method)
+    found = {}
+    for name, hint in inputs(cls).items():
+        if name not in recipe.inputs or _given(hint) in (data.Images, data.Samples):
+            continue
+        value = recipe.inputs[name]
+        several = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        for number, one in enumerate(several, 1):
+            known = run_folders.origin(one) if isinstance(one, str | Path) else None
+            if known is not None:
+                found[name if len(several) == 1 else f"{name} {number}"] = known
+    return found
+
+
+def parents(recipe: Recipe) -> dict[str, str]:
+    """Return the fingerprints of the artifacts among a recipe's inputs, by the inputs' names."""
+    from attar.artifacts import Artifact
+
+    held = {name: value.fingerprint for name, value in recipe.inputs.items() if isinstance(value, Artifact)}
+    return {**held, **{name: known["fingerprint"] for name, known in origins(recipe).items()}}
 
 
 def _given(annotation: Any) -> Any:

@@ -1,6 +1,8 @@
 """Samplers by the public functions: graded beside their teachers, drawn from by name, refused with a reason."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from PIL import Image
 
 import attar
 from attar import api, demo_sampler, files
+from attar.artifacts import load
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.errors import AttarError, DataError
+from attar.errors import AttarError, DataError, RecipeError
 from attar.generating import exact
 
 POINTS = {"net": "mlp", "net.width": 8, "net.depth": 1, "train.steps": 3, "train.batch": 8}
@@ -184,3 +187,125 @@ def test_the_demo_makes_teacher_student_and_page_once(pictures, monkeypatch, cap
     with pytest.raises(SystemExit) as end:
         demo_sampler.main(["--data", "no-such-data"])
     assert end.value.code == 2
+
+
+STUDENT = {key: value for key, value in POINTS.items() if not key.startswith("net")}
+
+
+def ring_teacher(folder, **changes):
+    shutil.rmtree(folder, ignore_errors=True)
+    return api.run_result("diffusion", data="ring", out=folder, **{**POINTS, **changes})
+
+
+def test_a_run_notes_who_taught_it_and_where_outside_of_what_is_hashed(empty_folder):
+    teacher = ring_teacher("tt").fingerprint
+    made = api.run_result("consistency", data="ring", teacher="tt", **STUDENT)
+    recipe = files.read_json(made.folder / "recipe.json")
+    assert recipe["inputs"]["teacher"] == "tt"
+    assert recipe["origins"] == {"teacher": {"path": str(empty_folder / "tt"), "fingerprint": teacher}}
+    assert files.read_json(made.folder / "artifact" / "artifact.json")["parents"]["teacher"] == teacher
+    ring_teacher("other", seed=1)
+    by_path = api.run_result("consistency", data="ring", teacher="other", out="by-path", **STUDENT)
+    in_memory = api.run_result("consistency", data="ring", teacher=load("other"), out="in-memory", **STUDENT)
+    assert by_path.artifact.parents == in_memory.artifact.parents != made.artifact.parents
+
+
+def test_a_finished_run_is_not_reported_for_another_teacher_at_the_same_place(capsys):
+    ring_teacher("tt")
+    first = api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT)
+    ring_teacher("tt", seed=1)
+    with pytest.raises(RecipeError, match=r"another teacher: .*tt held \w{12}… then, .*tt holds .*now.*out=FOLDER"):
+        api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT)
+    shutil.rmtree("tt")
+    capsys.readouterr()
+    assert api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT).reused
+    assert "the teacher of ss is not there any more" in capsys.readouterr().err
+    recipe = files.read_json(first.folder / "recipe.json")
+    ring_teacher("tt", seed=1)
+    files.write_json(first.folder / "recipe.json", {k: v for k, v in recipe.items() if k != "origins"})
+    assert api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT).reused  # nothing was noted
+
+
+def test_a_stopped_run_does_not_go_on_with_another_teacher():
+    ring_teacher("tt")
+    long = {**STUDENT, "train.steps": 100_000, "time": 0.2}
+    assert api.run_result("consistency", data="ring", teacher="tt", out="ss", **long).state == "partial"
+    ring_teacher("tt", **{"net.width": 16})
+    with pytest.raises(RecipeError, match="another teacher"):
+        api.run_result("consistency", data="ring", teacher="tt", out="ss", **long)
+    shutil.rmtree("tt")
+    with pytest.raises(RecipeError, match="it holds none now; put it back"):
+        api.run_result("consistency", data="ring", teacher="tt", out="ss", **long)
+
+
+def test_a_run_may_have_the_name_of_its_data():
+    assert not api.run_result("diffusion", data="ring", out="ring", **POINTS).reused
+    assert api.run_result("diffusion", data="ring", out="ring", **POINTS).reused
+    assert files.read_json(Path("ring/recipe.json"))["origins"] == {}
+
+
+def test_a_low_rank_student_outlives_the_cache_of_stages_and_is_exported_whole(digits, pictures, tmp_path):
+    settings = {**{f"teaching.{key}": value for key, value in PICTURES.items()}, **STUDENT, "steps": 2, "out": "thin"}
+    settings |= {"lora.rank": 2, "lora.layers": "all"}
+    made = api.run_result("lora-distillation", data=pictures, **settings)
+    shutil.rmtree(tmp_path / "home")
+    assert api.run_result("lora-distillation", data=pictures, **settings).reused
+    told = attar.sample("thin", ["1"], n=2)
+    attar.export("thin", "sampler", "whole")
+    shutil.rmtree("thin/artifact/base")
+    assert (type(load("whole")), load("whole").parents) == (Sampler, made.artifact.parents)
+    again = attar.sample("whole", ["1"], n=2)
+    drawn, anew = (np.asarray(Image.open(one["path"])).astype(int) for one in (told, again))
+    assert abs(drawn - anew).max() <= 1
+    with pytest.raises(AttarError, match="which is not there; put it back"):
+        attar.sample("thin")
+    with pytest.raises(AttarError, match="only samplers are exported as sampler"):
+        attar.export(api.run_result("random", data=pictures, ipc=1).folder, "sampler", "no")
+
+
+def test_a_former_evaluation_is_kept_where_it_tells_something_else(ring):
+    first = attar.evaluate(ring, steps=(1, 2), **FEW)
+    drawn = files.load_tensors(ring / "samples.safetensors")
+    attar.evaluate(ring, steps=(1, 2), **FEW)  # the same, but for the seconds
+    assert not (ring / "evaluation-1.json").exists()
+    second = attar.evaluate(ring, steps=(1,), **FEW)
+    third = attar.evaluate(ring, steps=(2,), **FEW)
+    kept = [files.read_json(ring / f"evaluation{name}.json") for name in ("-1", "-2", "")]
+    assert [one["protocol"]["steps"] for one in kept] == [[1, 2], [1], [2]]
+    assert (kept[0]["arms"][0]["name"], kept[1:]) == (first["arms"][0]["name"], [second, third])
+    assert files.load_tensors(ring / "samples-1.safetensors").keys() == drawn.keys()
+    assert "2 steps" in (ring / "report.html").read_text()
+    (ring / "evaluation.json").write_text("{")
+    attar.evaluate(ring, steps=(1,), **FEW)
+    assert (ring / "evaluation-3.json").read_text() == "{"
+
+
+def test_a_run_finds_its_teacher_from_any_folder_and_is_measured_without_one_that_is_gone(
+    empty_folder, monkeypatch, capsys
+):
+    ring_teacher("tt")
+    folder = api.run_result("consistency", data="ring", teacher="tt", out="ss", **STUDENT).folder
+    (empty_folder / "mine").mkdir()
+    monkeypatch.chdir(empty_folder / "mine")
+    assert attar.evaluate("../ss", **FEW)["arms"][-2]["name"] == "teacher, 3 steps"
+    monkeypatch.chdir(empty_folder)
+    ring_teacher("tt", seed=1)  # another one
+    capsys.readouterr()
+    for told in ("goes on without the teacher of ss, which is not in .*tt any more", "the teacher tt is not there"):
+        arms = [arm["name"] for arm in attar.evaluate(folder, **FEW)["arms"]]
+        assert not any("teacher" in name for name in arms)
+        assert re.search(told, capsys.readouterr().err)
+        shutil.rmtree("tt", ignore_errors=True)  # and of a run that did not note its place
+        recipe = files.read_json(folder / "recipe.json")
+        files.write_json(folder / "recipe.json", {key: recipe[key] for key in recipe if key != "origins"})
+
+
+def test_a_run_that_is_not_finished_is_called_so(ring):
+    shutil.rmtree(ring / "artifact")
+    with pytest.raises(AttarError, match="holds no artifact"):
+        attar.sample(ring)
+    record = files.read_json(ring / "run.json")
+    files.write_json(ring / "run.json", {**record, "state": "running"})
+    for use in (attar.sample, attar.evaluate):
+        with pytest.raises(AttarError, match=r"a run that is not finished.*the same 'attar run' command goes on"):
+            use(ring)

@@ -107,8 +107,27 @@ def test_a_base_that_is_gone_or_another_one_now_is_told(base, tmp_path):
     with pytest.raises(DamagedFile, match="another one lies there now"):
         load(tmp_path / "made")
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(DamagedFile, match=r"cannot be read.*put it back there"):
+    with pytest.raises(DamagedFile, match=r"is not there; put it back there.*--to sampler"):
         load(tmp_path / "made")
+
+
+def test_a_base_in_the_cache_of_stages_is_kept_inside_of_the_artifact(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    plain = base()
+    plain.save(tmp_path / "home" / "stages" / "key" / "artifact")
+    made = with_lora(plain)
+    made.save(tmp_path / "made")
+    shutil.rmtree(tmp_path / "home")
+    (tmp_path / "made").rename(tmp_path / "moved")
+    again = load(tmp_path / "moved")
+    assert again.fingerprint == made.fingerprint
+    assert again.bytes == made.bytes < plain.bytes
+    again.save(tmp_path / "moved")  # over the folder that its base lies in
+    again.save(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "moved" / "base")
+    with pytest.raises(DamagedFile, match="moved/base, which is not there"):
+        load(tmp_path / "moved")
+    assert torch.equal(load(tmp_path / "elsewhere")(3, [0, 1, 2], steps=2), made(3, [0, 1, 2], steps=2))
 
 
 def test_a_file_that_names_itself_as_its_base_is_refused(base, tmp_path):

@@ -1,4 +1,4 @@
-"""A sampler that is a frozen one with adapters inside: it stores the adapters, and where the frozen one is."""
+"""A sampler that is a frozen one with adapters inside: it stores the adapters, and where the frozen one lies."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from attar.nets.initialise import seeded
 from attar.spec import digest, to_json
 
 HELD = "base."  # before the names of a base that has no folder of its own
+KEPT = "base"  # the folder inside the artifact's of a base whose own folder may be emptied
 
 
 class AdaptedSampler(Sampler):
@@ -135,11 +136,27 @@ class AdaptedSampler(Sampler):
     def about(self) -> dict[str, Any]:
         """Return what the adapters are, and where the base is."""
         base: dict[str, Any] = {"fingerprint": self.base.fingerprint}
-        if self.base.folder:
+        if self._keeps_base():
+            base["folder"] = KEPT
+        elif self.base.folder:
             base["folder"] = str(self.base.folder.resolve())
         else:
             base["about"] = self.base.about()
         return {**super().about(), "adapter": to_json(self.adapter), "base": base}
+
+    def attach(self, folder: Path) -> None:
+        """Write the base into the artifact's folder, where its own is in the cache or in another artifact's."""
+        if self._keeps_base():
+            (folder / KEPT).mkdir()
+            self.base.write(folder / KEPT)
+
+    def _keeps_base(self) -> bool:
+        """Say whether the base lies where it may be gone one day without anyone meaning it."""
+        lies = self.base.folder and self.base.folder.resolve()
+        if not lies:
+            return False
+        inside = lies.name == KEPT and (lies.parent / "artifact.json").exists()
+        return inside or lies.is_relative_to(files.home().resolve())
 
     @classmethod
     def restored(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
@@ -151,7 +168,7 @@ class AdaptedSampler(Sampler):
         adapter = TypeAdapter(Adapter).validate_python(about["adapter"])
         reading = TypeAdapter(Reading).validate_python(about["reading"])
         extras = TypeAdapter(Extras).validate_python(about["extras"])
-        base = _base(about["base"], tensors)
+        base = _base(about["base"], tensors, Path(about["here"]))
         made = cls.around(base, adapter, torch.Generator().manual_seed(0), extras=extras)
         own = {name.removeprefix("net."): tensor for name, tensor in tensors.items() if name.startswith("net.")}
         made.module.load_state_dict(own)
@@ -175,18 +192,22 @@ def _sharing(base: Sampler, extras: Extras) -> tuple[nn.Module, frozenset[str]]:
     return network, frozenset(names - tensors.keys())
 
 
-def _base(known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Sampler:
+def _base(known: Mapping[str, Any], tensors: Mapping[str, Tensor], here: Path) -> Sampler:
     if "folder" not in known:
         held = {name.removeprefix(HELD): tensor for name, tensor in tensors.items() if name.startswith(HELD)}
-        return Sampler.rebuild(known["about"], held)
-    folder = Path(known["folder"])
+        return Sampler.rebuild({**known["about"], "here": str(here)}, held)
+    folder = (here / known["folder"]).resolve()
+    if not (folder / "artifact.json").exists():
+        raise DamagedFile(
+            f"these adapters belong to the sampler in {folder}, which is not there; put it back there. (While it is, "
+            "'attar export RUN --to sampler --out FOLDER' writes a sampler that needs no other)"
+        )
     try:
         _refuse_circle(folder)
         base = load(folder)
     except AttarError as error:
         raise DamagedFile(
-            f"these adapters belong to the sampler in {folder}, which cannot be read ({error}); put it back there, or "
-            "save merged() where both can be read"
+            f"these adapters belong to the sampler in {folder}, which cannot be read ({error}); put it back there"
         ) from None
     if not isinstance(base, Sampler) or base.fingerprint != known["fingerprint"]:
         raise DamagedFile(f"these adapters belong to a sampler that was in {folder}, and another one lies there now")
@@ -205,5 +226,5 @@ def _refuse_circle(folder: Path) -> None:
         below = files.mapping(files.read_object(folder / "artifact.json"), "base").get("folder")
         if not isinstance(below, str):
             return
-        folder = Path(below)
+        folder = (folder / below).resolve()
     raise DamagedFile(f"{folder} names itself as its base")

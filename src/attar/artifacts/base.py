@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from attar import files
+from attar import files, run_folders
 from attar.errors import AttarError, DamagedFile
 
 
@@ -55,7 +55,7 @@ class Artifact:
 
     @classmethod
     def rebuild(cls, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Return the artifact that `about()` and `tensors()` describe."""
+        """Return the artifact that `about()` and `tensors()` describe; `about["here"]` is the folder they were in."""
         raise NotImplementedError(f"{cls.__name__} does not say how it is rebuilt")
 
     def attach(self, folder: Path) -> None:
@@ -88,7 +88,8 @@ class Artifact:
             shutil.rmtree(aside, ignore_errors=True)
             try:
                 aside.mkdir(parents=True)
-                self._write(aside)
+                self.write(aside)
+                self.preview(aside / "preview.png")
                 if folder.exists():
                     folder.replace(old)  # nothing is removed before the new one stands in its place
                 aside.replace(folder)
@@ -102,13 +103,13 @@ class Artifact:
         self.folder = folder
         return folder
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Write everything but the preview into a folder that is there."""
         size, checksum = files.save_tensors(folder / "tensors.safetensors", self.tensors())
         stored = {"size": size, "sha256": checksum}
         head = {"kind": self.kind, "format": self.format, "fingerprint": self.fingerprint, "tensors": stored}
         files.write_json(folder / "artifact.json", {**head, **self.about(), "parents": self.parents})
         self.attach(folder)
-        self.preview(folder / "preview.png")
 
 
 KINDS = {
@@ -142,6 +143,11 @@ def load(folder: str | Path) -> Any:
         folder = folder / "artifact"
     head = folder / "artifact.json"
     if not head.is_file():
+        if (folder / "recipe.json").is_file() and run_folders.read(folder, "run.json", {}).get("state") != "finished":
+            raise AttarError(
+                f"{folder} is a run that is not finished, so it holds no artifact yet; the same 'attar run' command "
+                "goes on with it"
+            )
         raise AttarError(f"{folder} holds no artifact (no artifact.json); name a run folder or an artifact folder")
     about = files.read_json(head)
     kind = about.get("kind") if isinstance(about, dict) else None
@@ -157,7 +163,7 @@ def load(folder: str | Path) -> Any:
             f"{path} is missing or does not match the checksum in artifact.json: it was changed or damaged"
         )
     try:
-        artifact = cls.rebuild(about, files.load_tensors(path))
+        artifact = cls.rebuild({**about, "here": str(folder)}, files.load_tensors(path))
         artifact.parents = dict(about.get("parents", {}))
     except DamagedFile:
         raise
