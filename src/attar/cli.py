@@ -29,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ELSEWHERE = {"list": "systems", "ls": "systems", "train": "run", "draw": "sample"}  # commands of other programs
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
 Folder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Settings = Annotated[
@@ -337,8 +339,16 @@ def _code_of(words: list[str]) -> int:
                 raise
             code = _refuse("stopped", 130, words)
         else:
-            code = _refuse(f"{error.format_message()} 'attar --help' lists commands and options", 2, words)
+            code = _refuse(
+                f"{error.format_message()}{_meant(words)} 'attar --help' lists commands and options", 2, words
+            )
     return code if isinstance(code, int) else 0
+
+
+def _meant(words: list[str]) -> str:
+    """Return which command is meant by a word of other programs for it."""
+    command = ELSEWHERE.get(next((word for word in words if not word.startswith("-")), ""))
+    return f" Did you mean '{command}'?" if command else ""
 
 
 def _is_follower() -> bool:

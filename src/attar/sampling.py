@@ -50,8 +50,8 @@ def sample(
             what was asked for.
 
     Returns:
-        path, conditions, samples, steps, guidance, evaluations and seconds of one sample, seed; and for texts that were no
-        captions, the nearest one that was.
+        path, conditions, samples, steps, guidance, evaluations and seconds of one sample, seed; and for texts that were
+        no captions, the nearest one that was.
 
     Raises:
         AttarError: the folder holds no sampler, an unknown class, too few samples or steps, or `out` exists.
