@@ -13,7 +13,7 @@ import attar
 from attar import api, demo_sampler, files, sampling
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.errors import AttarError, DataError
+from attar.errors import AttarError, DataError, RecipeError
 from attar.generating import exact
 
 POINTS = {"net": "mlp", "net.width": 8, "net.depth": 1, "train.steps": 3, "train.batch": 8}
@@ -52,6 +52,16 @@ def test_points_are_measured_in_few_and_many_steps_beside_the_data(ring):
     assert "None of these runs has a test accuracy" in Path("page.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"nets": ["mlp"]}, {"networks": 3}, {"search": True}, {"protocol": "nonsense"}, {"baselines": ["random"]}]
+    + [{"continual": 2}],
+)
+def test_what_says_nothing_of_a_sampler_is_refused(given):
+    with pytest.raises(RecipeError, match=f"a sampler is evaluated without '{next(iter(given))}'; leave it out"):
+        attar.evaluate(exact(Samples.of("ring")), **given)
+
+
 def test_a_student_stands_beside_the_teacher_it_was_made_with(ring):
     tiny = {key: value for key, value in POINTS.items() if not key.startswith("net")}
     folder = api.run_result("consistency", data="ring", teacher=str(ring), **tiny).folder
@@ -83,6 +93,7 @@ def test_pictures_are_measured_in_the_features_of_a_classifier_and_shown_in_all_
     drawn = files.load_tensors(digits / "samples.safetensors")
     assert drawn["arm.0"].shape == (2, 4, 1, 8, 8)
     assert drawn["arm.0"].dtype == torch.uint8
+    assert attar.evaluate(digits, steps=(1,), prompts=2, **FEW)["shown"]["conditions"] == ["2"]
     with pytest.raises(DataError, match="draws no '11'; did you mean '1'"):
         attar.evaluate(digits, prompts=["11"], **FEW)
     with pytest.raises(DataError, match="name the data it was trained for"):
