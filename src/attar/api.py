@@ -325,8 +325,8 @@ def _refuse_idle(artifact: Any, given: Mapping[str, Any]) -> None:
     """
     usual = inspect.signature(evaluate).parameters
     for name, value in given.items():
-        value = tuple(value) if isinstance(value, list) else value
-        if name not in usual or value not in (usual[name].default, ()):
+        told = tuple(value) if isinstance(value, list) else value
+        if name not in usual or told not in (usual[name].default, ()):
             raise RecipeError(f"a {artifact.kind} is evaluated without '{name}'; leave it out")
 
 

@@ -54,8 +54,14 @@ def test_points_are_measured_in_few_and_many_steps_beside_the_data(ring):
 
 @pytest.mark.parametrize(
     "given",
-    [{"nets": ["mlp"]}, {"networks": 3}, {"search": True}, {"protocol": "nonsense"}, {"baselines": ["random"]}]
-    + [{"continual": 2}],
+    [
+        {"nets": ["mlp"]},
+        {"networks": 3},
+        {"search": True},
+        {"protocol": "nonsense"},
+        {"baselines": ["random"]},
+        {"continual": 2},
+    ],
 )
 def test_what_says_nothing_of_a_sampler_is_refused(given):
     with pytest.raises(RecipeError, match=f"a sampler is evaluated without '{next(iter(given))}'; leave it out"):

@@ -227,6 +227,16 @@ def test_a_folder_without_permission_is_a_message_and_a_bug_keeps_its_traceback(
         cli.main(["show", "dm"])
 
 
+def test_a_command_that_is_stopped_says_so(attar, monkeypatch):
+    def stopped(_id):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attar.catalogue.entry", stopped)
+    assert attar("show", "dm") == (130, "", "attar: stopped\n")
+    code, out, _ = attar("show", "dm", "--json")
+    assert (code, last_line(out)) == (130, {"error": "stopped", "exit_code": 130})
+
+
 def test_a_run_is_one_json_object_and_is_reported_not_repeated_the_second_time(attar, tmp_path):
     words = ("run", "random", "data=digits", "ipc=2", "out=small", "--json")
     code, out, _ = attar(*words)
