@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -106,10 +107,15 @@ def evaluate(
     Returns:
         What evaluation.json holds, which is added to the run folder with a new report: protocol, data, arms, cross, …
         An earlier one that tells something else is kept there as evaluation-1.json, -2 and so on.
+
+    Raises:
+        AttarError: something in this call is wrong, or an option says nothing of an artifact of this kind.
     """
     from attar.artifacts import Student, load
+    from attar.artifacts.autoencoder import Encoder
     from attar.artifacts.dual import DualStudent
     from attar.artifacts.sampler import Sampler
+    from attar.artifacts.targeted import TargetedSet
     from attar.generating import grade_sampler
     from attar.grading import grade
     from attar.judging import judge
@@ -117,11 +123,18 @@ def evaluate(
 
     join()
     shown, artifact = None, load(target) if isinstance(target, str | Path) else target
+    of_images = {"nets": nets, "baselines": baselines, "continual": continual, "search": search}
+    of_sets = {"protocol": protocol, "networks": networks, **of_images}
     if isinstance(artifact, Sampler):
+        _refuse_idle(artifact, of_sets)
         outcome, shown = grade_sampler(artifact, target, data=data, teacher=teacher, seed=seed, settings=overrides)
     elif isinstance(artifact, Student | DualStudent):
+        beside = {} if isinstance(artifact, Student) and not isinstance(artifact, Encoder) else {"teacher": teacher}
+        _refuse_idle(artifact, {**of_sets, **beside, "seed": seed, **overrides})
         outcome = grade(artifact, target, data=data, teacher=teacher)
     else:
+        if isinstance(artifact, TargetedSet) and not artifact.labelled:
+            _refuse_idle(artifact, {**of_images, "teacher": teacher})
         outcome = judge(
             target,
             data=data,
@@ -328,6 +341,19 @@ def _result(artifact: Any, folder: Path, record: Mapping[str, Any], *, reused: b
     if not (isinstance(fingerprint, str) and isinstance(seconds, int | float) and isinstance(state, str)):
         raise DamagedFile(f"{folder / 'run.json'} does not say how the run went; choose another folder with out=FOLDER")
     return RunResult(artifact, folder, fingerprint, seconds, state, reused)
+
+
+def _refuse_idle(artifact: Any, given: Mapping[str, Any]) -> None:
+    """Refuse those options of `evaluate` that say nothing of an artifact, unless they have their defaults.
+
+    Raises:
+        RecipeError: the message names the first.
+    """
+    usual = inspect.signature(evaluate).parameters
+    for name, value in given.items():
+        told = tuple(value) if isinstance(value, list) else value
+        if name not in usual or told not in (usual[name].default, ()):
+            raise RecipeError(f"a {artifact.kind} is evaluated without '{name}'; leave it out")
 
 
 def _keep(folder: Path, outcome: dict[str, Any], shown: Any = None) -> None:

@@ -29,6 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+STOPPED = 130  # exit code after Ctrl-C
+ELSEWHERE = {"list": "systems", "ls": "systems", "train": "run", "draw": "sample"}  # commands of other programs
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
 Folder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Settings = Annotated[
@@ -323,8 +326,10 @@ def _code_of(words: list[str]) -> int:
     """Run the command line and return its exit code."""
     try:
         code = app(args=words, prog_name="attar", standalone_mode=False)
+        if code == STOPPED:  # the command-line parser has caught the interrupt
+            code = _refuse("stopped", STOPPED, words)
     except KeyboardInterrupt:
-        code = _refuse("stopped", 130, words)
+        code = _refuse("stopped", STOPPED, words)
     except (AttarError, Interrupted) as error:
         code = _refuse(str(error), error.exit_code, words)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
@@ -338,10 +343,18 @@ def _code_of(words: list[str]) -> int:
         if not hasattr(error, "format_message"):  # a usage error of the command-line parser, whose class moved about
             if type(error).__name__ != "Abort":
                 raise
-            code = _refuse("stopped", 130, words)
+            code = _refuse("stopped", STOPPED, words)
         else:
-            code = _refuse(f"{error.format_message()} 'attar --help' lists commands and options", 2, words)
+            code = _refuse(
+                f"{error.format_message()}{_meant(words)} 'attar --help' lists commands and options", 2, words
+            )
     return code if isinstance(code, int) else 0
+
+
+def _meant(words: list[str]) -> str:
+    """Return which command is meant by a word of other programs for it."""
+    command = ELSEWHERE.get(next((word for word in words if not word.startswith("-")), ""))
+    return f" Did you mean '{command}'?" if command else ""
 
 
 def _is_follower() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class AttarError(Exception):
@@ -45,11 +45,13 @@ class Interrupted(BaseException):
         return type(self), (str(self), self.signum)  # a worker process sends it to its parent
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], written: Mapping[str, str] | None = None) -> str:
     """Return the end of a sentence that names an unknown thing: the nearest known name, or a full stop.
+
+    `written` holds names that are to be written in another way, such as with the names of what they lie in.
 
     >>> "unknown method 'datdam'" + did_you_mean("datdam", ["datadam", "dm"])
     "unknown method 'datdam'; did you mean 'datadam'?"
     """
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{nearest[0]}'?" if nearest else "."
+    return f"; did you mean '{(written or {}).get(nearest[0], nearest[0])}'?" if nearest else "."

@@ -10,7 +10,7 @@ from typing import Any
 
 from attar import ledger, run_folders
 from attar.errors import AttarError, RecipeError, did_you_mean
-from attar.spec import build, digest, fields, inputs, required_inputs, to_json
+from attar.spec import build, digest, fields, inputs, places_of, required_inputs, to_json
 
 RESERVED = ("seed", "out", "preset", "threads", "device", "precision", "time", "copy")
 
@@ -74,7 +74,8 @@ def make(id: str, settings: Mapping[str, Any]) -> Recipe:
     names = [f.name for f in fields(cls)]
     for key in values:
         if (first := key.partition(".")[0]) not in names:
-            hint = did_you_mean(first, [*names, *known, *RESERVED])
+            places = places_of([cls]) | {name: name for name in (*known, *RESERVED)}
+            hint = did_you_mean(first, places, places)
             raise RecipeError(f"'{id}' has no field or input '{first}'{hint} 'attar show {id}' lists them")
     method: Any = build(cls, values, preset=preset, name=id)
     if missing := [name for name in required_inputs(cls) if name not in given]:

@@ -19,16 +19,19 @@ from attar.artifacts.sampler import Sampler
 from attar.errors import AttarError, DataError, RecipeError, did_you_mean
 from attar.metrics.work import WorkMeter
 from attar.run import guards, plan
+from attar.spec import digest
 
 SIDE = 128  # pixels that a picture is enlarged to, about
 NAMED = 20  # conditions that a message lists
+EACH = 8  # samples of each condition
+SLUG = 60  # letters of a file's name that the conditions take, at most
 
 
 def sample(
     target: Any,
     prompts: str | Sequence[str] = (),
     *,
-    n: int = 8,
+    n: int = EACH,
     steps: int | None = None,
     seed: int = 0,
     guidance: float | None = None,
@@ -43,11 +46,12 @@ def sample(
         steps: of drawing; none: the sampler's own.
         seed: of the noise; the same seed begins with the same noise in any number of steps.
         guidance: g of u + g (c − u); none: the sampler's own.
-        out: a file that is not there yet, `.png` or `.npz`; none: one under `samples/` in the folder.
+        out: a file that is not there yet, `.png` or `.npz`; none: one under `samples/` in the folder, whose name tells
+            what was asked for.
 
     Returns:
-        path, conditions, samples, steps, evaluations and seconds of one sample, seed; and for texts that were no
-        captions, the nearest one that was; for latents that nothing can show, a note.
+        path, conditions, samples, steps, guidance, evaluations and seconds of one sample, seed; and for texts that were
+        no captions, the nearest one that was; for latents that nothing can show, a note.
 
     Raises:
         AttarError: the folder holds no sampler, an unknown class, too few samples or steps, or `out` exists.
@@ -57,7 +61,7 @@ def sample(
         kind = getattr(sampler, "kind", type(sampler).__name__)
         raise AttarError(f"{target} holds a {kind}; only samplers are drawn from, as diffusion and consistency make")
     names = [prompts] if isinstance(prompts, str) else list(prompts)
-    name = f"{_slug(names)}-{steps or sampler.steps}-s{seed}"
+    name = _name(names, n, sampler.steps if steps is None else steps, seed, guidance)
     hidden = _hidden(sampler)
     path = _path(target, out, name, pictured=not hidden and _pictured(sampler), hidden=hidden)
     with guards.threads(plan.choose(sampler.shape[-1] if len(sampler.shape) == 3 else 0).threads):
@@ -90,8 +94,15 @@ def draw(
         began = time.perf_counter()
         x = sampler(count, told, steps=steps, rng=rng, noise=noise, guidance=guidance).cpu()
         seconds = (time.perf_counter() - began) / count
-    took = {"samples": count, "steps": steps or sampler.steps, "evaluations": meter.nfe("sampler", count)}
-    return x.unflatten(0, (-1, n)), {**took, "seconds": seconds, "seed": seed}
+    took = {
+        "samples": count,
+        "steps": steps or sampler.steps,
+        "guidance": sampler.reading.guidance if guidance is None else guidance,
+        "evaluations": meter.nfe("sampler", count),
+        "seconds": seconds,
+        "seed": seed,
+    }
+    return x.unflatten(0, (-1, n)), took
 
 
 def condition_of(sampler: Sampler, names: Sequence[str]) -> Tensor:
@@ -162,9 +173,19 @@ def _path(target: Any, out: str | Path | None, name: str, *, pictured: bool, hid
     return path
 
 
-def _slug(names: Sequence[str]) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
-    return words[:60] or "any"
+def _name(names: Sequence[str], n: int, steps: int, seed: int, guidance: float | None) -> str:
+    """Return a file's name that nothing else asked of the same sampler has.
+
+    What the names of conditions lose on the way into it, six digits of a digest make up for.
+    """
+    whole = "-".join(names)
+    words = re.sub(r"[^a-z0-9]+", "-", whole.lower())[:SLUG].strip("-") or "any"
+    scale = None if guidance is None else str(float(guidance)).removesuffix(".0")
+    parts = [words, str(steps), f"s{seed}"]
+    parts += [f"n{n}"] * (n != EACH) + [f"g{scale}"] * (scale is not None)
+    if words != (whole if names else "any") or any("-" in name for name in names) or list(names) == ["any"]:
+        parts.append(digest([list(names), n, steps, seed, scale])[:6])
+    return "-".join(parts)
 
 
 def _pictured(sampler: Sampler) -> bool:

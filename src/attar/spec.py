@@ -16,7 +16,7 @@ import json
 import textwrap
 import tokenize
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
@@ -26,6 +26,8 @@ from attar import ledger
 from attar.errors import RecipeError, did_you_mean
 
 T = TypeVar("T")
+_NAMED = 6  # inner fields that a message lists
+_SHOWN = (str, int, float, list, tuple, type(None))  # what a message shows of what came; others have fields
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -126,7 +128,8 @@ def build(
     for layer in layers:
         for key, value in _nested(layer).items():
             if key not in defaults:
-                hint = did_you_mean(key, defaults)
+                places = places_of([cls])
+                hint = did_you_mean(key, places, places)
                 raise RecipeError(f"'{name}' has no field '{key}'{hint}{_where_to_look(name, 'its fields')}")
             values[key] = _merge(values.get(key, defaults[key]), value)
     for key in methods_in(cls):
@@ -271,13 +274,53 @@ def _explain(error: ValidationError, cls: type, name: str) -> str:
         path, beside = _followed(cls, above)
         where = ".".join(str(part) for part in (*path, last) if str(part) not in _kinds_in(beside))
         if problem["type"] == "unexpected_keyword_argument":
-            hint = did_you_mean(str(last), {field for one in beside for field in _known(one)} - {"kind"})
+            places = places_of(beside, "".join(f"{part}." for part in path))
+            hint = did_you_mean(str(last), places, places)
             lines.append(f"'{name}' has no field '{where}'{hint.removesuffix('.')}")
             continue
-        message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"field '{where}' of '{name}': {message[:1].lower()}{message[1:]}; got {problem['input']!r}")
+        message = _of_inner(problem, where, _followed(cls, problem["loc"])[1])
+        message = message or problem["msg"].removeprefix("Value error, ")
+        whose = f"field '{where}' of '{name}'" if where else f"'{name}'"
+        came = f"; got {problem['input']!r}" if isinstance(problem["input"], _SHOWN) else ""
+        lines.append(f"{whose}: {message[:1].lower()}{message[1:]}{came}")
     told = "; ".join(lines)
-    return told + ("" if told.endswith("?") else ".") + _where_to_look(name, "fields, units and ranges")
+    return told + ("" if told.endswith(("?", ".")) else ".") + _where_to_look(name, "fields, units and ranges")
+
+
+def _of_inner(problem: Mapping[str, Any], where: str, specs: Sequence[type]) -> str:
+    """Say how a field that holds one of some specs is set; nothing of other problems."""
+    kinds = ", ".join(_kinds_in(specs))
+    if problem["type"] == "union_tag_invalid":
+        tag = problem["ctx"]["tag"]
+        return f"unknown kind '{tag}'{did_you_mean(tag, _kinds_in(specs))} Known: {kinds}"
+    if problem["type"] == "union_tag_not_found":
+        given = problem["input"]
+        fitting = next((one for one in specs if given.keys() <= _known(one).keys()), specs[0])
+        words = [f"{where}={_known(fitting)['kind'].default}", *(f"{where}.{key}={given[key]}" for key in given)]
+        return f"name a kind, as {' '.join(words)}; kinds: {kinds}"
+    if problem["type"] == "model_attributes_type":
+        return f"name a kind, one of {kinds}"
+    if problem["type"] == "dataclass_type":
+        inner = [f"{where}.{key}" for one in specs for key in _known(one) if key != "kind"]
+        return f"this field has inner fields: set {', '.join(inner[:_NAMED])}{', …' if len(inner) > _NAMED else ''}"
+    return ""
+
+
+def places_of(specs: Iterable[type], prefix: str = "") -> dict[str, str]:
+    """Return the dotted name of every field by its last name; of several that with the fewest specs around it."""
+    found: dict[str, str] = {}
+    level, seen = [(prefix, one) for one in specs], set[type]()
+    while level:
+        below = []
+        for above, one in level:
+            seen.add(one)
+            for name, info in _known(one).items():
+                found.setdefault(name, above + name)
+                inner = _specs_in(info.annotation) or _specs_in(type(info.default))
+                below += [(f"{above}{name}.", spec) for spec in inner if spec not in seen]
+        level = below
+    found.pop("kind", None)
+    return found
 
 
 def _followed(cls: type, path: Iterable[Any]) -> tuple[list[Any], list[type]]:
@@ -292,8 +335,8 @@ def _followed(cls: type, path: Iterable[Any]) -> tuple[list[Any], list[type]]:
     return names, here
 
 
-def _kinds_in(specs: Iterable[type]) -> set[str]:
-    return {str(_known(one)["kind"].default) for one in specs if "kind" in _known(one)}
+def _kinds_in(specs: Iterable[type]) -> list[str]:
+    return [str(_known(one)["kind"].default) for one in specs if "kind" in _known(one)]
 
 
 def _known(cls: Any) -> dict[str, Any]:

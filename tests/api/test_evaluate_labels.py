@@ -166,6 +166,8 @@ def test_pairs_without_labels_are_judged_as_a_start_for_labelled_data(pictures):
     assert (scratch["images"], scratch["bytes"]) == (0, 0)
     with pytest.raises(RecipeError, match="For sets without labels: transfer, small-transfer"):
         attar.evaluate(folder, protocol="dsa")
+    with pytest.raises(RecipeError, match="a targeted-set is evaluated without 'search'"):
+        attar.evaluate(folder, search=True)
     with pytest.raises(AttarError, match=r"read 1×8×8 images, .* has 1×4×4"):
         attar.evaluate(folder, data="digits?size=4")
 

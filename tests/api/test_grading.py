@@ -47,6 +47,9 @@ def test_a_student_without_data_or_with_other_data_is_refused(run):
         api.evaluate(result.artifact)
     with pytest.raises(AttarError, match="8×8"):
         api.evaluate(result.artifact, data="digits")
+    for given in ({"networks": 3}, {"seed": 1}, {"training.epochs": 2}):
+        with pytest.raises(AttarError, match=f"a student is evaluated without '{next(iter(given))}'; leave it out"):
+            api.evaluate(result.folder, **given)
 
 
 def test_an_encoder_is_probed_beside_an_untrained_one(tmp_path, monkeypatch):
@@ -57,6 +60,8 @@ def test_an_encoder_is_probed_beside_an_untrained_one(tmp_path, monkeypatch):
     names = [arm["name"] for arm in outcome["arms"]]
     assert names == [f"{who}, {how}" for who in ("encoder", "untrained") for how in ("linear probe", "20 neighbours")]
     assert all(0 <= arm["accuracy"] <= 1 for arm in outcome["arms"])
+    with pytest.raises(AttarError, match="encoder is evaluated without 'teacher'"):
+        api.evaluate(result.folder, teacher=str(tmp_path / "run"))
     assert "linear probe on its frozen features" in (result.folder / "report.html").read_text()
     assert "embed(images)" in (result.folder / "artifact" / "README.md").read_text()
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import attar
-from attar import api, demo_sampler, files
+from attar import api, demo_sampler, files, sampling
 from attar.artifacts import load
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
@@ -54,6 +54,22 @@ def test_points_are_measured_in_few_and_many_steps_beside_the_data(ring):
     assert "None of these runs has a test accuracy" in Path("page.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"nets": ["mlp"]},
+        {"networks": 3},
+        {"search": True},
+        {"protocol": "nonsense"},
+        {"baselines": ["random"]},
+        {"continual": 2},
+    ],
+)
+def test_what_says_nothing_of_a_sampler_is_refused(given):
+    with pytest.raises(RecipeError, match=f"a sampler is evaluated without '{next(iter(given))}'; leave it out"):
+        attar.evaluate(exact(Samples.of("ring")), **given)
+
+
 def test_a_student_stands_beside_the_teacher_it_was_made_with(ring):
     tiny = {key: value for key, value in POINTS.items() if not key.startswith("net")}
     folder = api.run_result("consistency", data="ring", teacher=str(ring), **tiny).folder
@@ -85,6 +101,7 @@ def test_pictures_are_measured_in_the_features_of_a_classifier_and_shown_in_all_
     drawn = files.load_tensors(digits / "samples.safetensors")
     assert drawn["arm.0"].shape == (2, 4, 1, 8, 8)
     assert drawn["arm.0"].dtype == torch.uint8
+    assert attar.evaluate(digits, steps=(1,), prompts=2, **FEW)["shown"]["conditions"] == ["2"]
     with pytest.raises(DataError, match="draws no '11'; did you mean '1'"):
         attar.evaluate(digits, prompts=["11"], **FEW)
     with pytest.raises(DataError, match="name the data it was trained for"):
@@ -101,8 +118,32 @@ def test_a_picture_is_drawn_by_name_with_a_row_for_each(digits, empty_folder):
     same = attar.sample(digits, ["1", "0"], n=3, steps=2, out="again.png")
     assert np.array_equal(np.asarray(picture), np.asarray(Image.open(same["path"])))
     other = attar.sample(digits, ["1", "0"], n=3, steps=2, seed=1)
-    assert other["path"].endswith("samples/1-0-2-s1.png")
+    assert other["path"].endswith("samples/1-0-2-s1-n3.png")
     assert not np.array_equal(np.asarray(picture), np.asarray(Image.open(other["path"])))
+
+
+def test_what_is_asked_for_differently_is_written_elsewhere(digits):
+    first = attar.sample(digits, ["1", "0"], steps=1)
+    kept = Path(first["path"]).read_bytes()
+    assert (Path(first["path"]).name, first["guidance"]) == ("1-0-1-s0.png", 1.0)
+    others = [attar.sample(digits, ["1", "0"], steps=1, **more) for more in ({"n": 4}, {"guidance": 12})]
+    assert [Path(told["path"]).name for told in others] == ["1-0-1-s0-n4.png", "1-0-1-s0-g12.png"]
+    assert others[1]["guidance"] == 12
+    assert Path(first["path"]).read_bytes() == kept
+    assert attar.sample(digits, ["1", "0"], steps=1)["path"] == first["path"]  # the same again
+
+
+def test_names_of_files_tell_texts_apart_that_no_file_name_can_hold():
+    long = "a very long text " * 5
+    asked = [[], ["any"], ["красный"], ["синий"], ["red apple"], ["red", "apple"], ["Red", "apple"], [""]]
+    asked += [[long + "red"], [long + "blue"], ["red-apple"], ["red", "", "apple"]]
+    names = [sampling._name(texts, 8, 4, 0, None) for texts in asked]
+    assert len(set(names)) == len(names)
+    assert names[0] == "any-4-s0"
+    assert re.fullmatch("any-4-s0-[0-9a-f]{6}", names[2])
+    assert names[5] == "red-apple-4-s0"
+    assert sampling._name(["красный"], 8, 4, 0, 2.0) != sampling._name(["красный"], 8, 4, 0, 2.5)
+    assert max(map(len, names)) < 80
 
 
 def test_points_are_drawn_into_a_file_of_numbers(ring, empty_folder):
@@ -142,7 +183,6 @@ def test_the_closed_form_of_the_data_is_a_sampler():
 
 
 def test_any_text_is_drawn_where_captions_were_read_by_the_packaged_encoder(tiny_images, monkeypatch, tmp_path):
-    from attar import sampling
     from attar.artifacts.sampler import Reading
     from attar.data import captions, texts
     from attar.diffusion.specs import FlowProcess

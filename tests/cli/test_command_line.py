@@ -107,10 +107,48 @@ def test_show_of_a_system_with_many_fields_folds_the_inner_ones(attar):
     ("words", "message"),
     [
         (["run", "datdam"], "unknown method 'datdam'; did you mean 'datadam'?"),
-        (["run", "dm", "net.widht=3"], "'dm' has no field 'net.widht'; did you mean 'width'?"),
+        (["run", "dm", "net.widht=3"], "'dm' has no field 'net.widht'; did you mean 'net.width'?"),
         (
             ["run", "lcm", "teaching.net=unet", "teaching.net.multiplyers=3"],
-            "'lcm' has no field 'teaching.net.multiplyers'; did you mean 'multipliers'?",
+            "'lcm' has no field 'teaching.net.multiplyers'; did you mean 'teaching.net.multipliers'?",
+        ),
+        (["run", "lcm", "guidance.scal=3"], "'lcm' has no field 'guidance.scal'; did you mean 'guidance.scale'?"),
+        (["run", "lcm", "train.lr=1"], "'lcm' has no field 'train.lr'; did you mean 'train.optimizer.lr'?"),
+        (["run", "lcm", "lr=-1"], "no field or input 'lr'; did you mean 'train.optimizer.lr'?"),
+        (["run", "lcm", "process=vp"], "no field or input 'process'; did you mean 'teaching.process'?"),
+        (["run", "fyi", "ipc=3"], "no field or input 'ipc'; did you mean 'base.ipc'?"),
+        (["run", "lcm", "guidance=3"], "inner fields: set guidance.scale, guidance.highest, guidance.embedded; got 3."),
+        (["run", "lcm", "lora=8"], "this field has inner fields: set lora.rank, lora.alpha, lora.layers; got 8."),
+        (
+            ["run", "lcm", "train=8"],
+            "set train.steps, train.batch, train.optimizer, train.schedule, train.clip, train.",
+        ),
+        (
+            ["run", "lcm", "net.patch=4"],
+            "'net' of 'lcm': name a kind, as net=dit net.patch=4; kinds: mlp, residual-mlp",
+        ),
+        (
+            ["run", "lcm", "net=3"],
+            "'net' of 'lcm': name a kind, one of mlp, residual-mlp, dit, unet, diffusers; got 3.",
+        ),
+        (
+            ["run", "lcm", "net=unett"],
+            "unknown kind 'unett'; did you mean 'unet'? Known: mlp, residual-mlp, dit, unet, ",
+        ),
+        (
+            ["run", "lcm", "train.optimizer=sdg"],
+            "kind 'sdg'; did you mean 'sgd'? Known: sgd, adam, adamw, radam. 'attar",
+        ),
+        (
+            ["run", "progressive", "steps=3"],
+            "'progressive': 32 steps are halved to 16, 8, 4, 2, 1: steps=3 is not met on the way. 'attar show",
+        ),
+        (["run", "progressive", "teacher_steps=5"], "5 steps are halved to no others: steps=1 is not met on the way."),
+        (["run", "progressive", "steps=32"], "nothing is halved: steps=32 and teacher_steps are the same."),
+        (["run", "guided-distillation", "steps=3"], "32 steps are halved to 16, 8, 4, 2, 1: steps=3 is not met"),
+        (
+            ["run", "lcm", "guidance.scale=5", "guidance.highest=3"],
+            "'guidance' of 'lcm': guidance is drawn from scale=5.0 to highest=3.0: that is no range. 'attar show",
         ),
         (["run", PLANNED.id], "planned"),
         (["run", "dm", "ipc"], "key=value"),
@@ -139,6 +177,7 @@ def test_show_of_a_system_with_many_fields_folds_the_inner_ones(attar):
         (["compare", "nowhere"], "no run folder"),
         (["export", "runs/none"], "--to"),
         (["rum"], "rum"),
+        (["list"], "Did you mean 'systems'?"),
     ],
 )
 def test_a_mistake_ends_with_one_message_and_code_2_and_leaves_nothing(attar, tmp_path, words, message):
@@ -186,6 +225,16 @@ def test_a_folder_without_permission_is_a_message_and_a_bug_keeps_its_traceback(
     monkeypatch.setattr("attar.catalogue.entry", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["show", "dm"])
+
+
+def test_a_command_that_is_stopped_says_so(attar, monkeypatch):
+    def stopped(_id):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attar.catalogue.entry", stopped)
+    assert attar("show", "dm") == (130, "", "attar: stopped\n")
+    code, out, _ = attar("show", "dm", "--json")
+    assert (code, last_line(out)) == (130, {"error": "stopped", "exit_code": 130})
 
 
 def test_a_run_is_one_json_object_and_is_reported_not_repeated_the_second_time(attar, tmp_path):

@@ -32,7 +32,7 @@ def test_a_sampler_is_made_graded_and_drawn_from(attar, tmp_path):
     assert code == 0
     for word in ("calls", "frechet", "as asked", "1 step", "32 steps", "data"):
         assert word in out
-    code, out, _ = attar("evaluate", "made", "steps=1", "samples=20", "--json")
+    code, out, _ = attar("evaluate", "made", "steps=1", "samples=20", "prompts=3", "--json")
     assert [arm["name"] for arm in json.loads(out)["arms"]] == ["1 step", "32 steps", "data"]
     code, out, _ = attar("sample", "made", "3", "7", "--n", "2", "--steps", "2", "--out", "drawn.png", "--json")
     told = json.loads(out)
@@ -49,6 +49,7 @@ def test_a_sampler_is_made_graded_and_drawn_from(attar, tmp_path):
         (("sample", "made", "--n", "0"), "greater than or equal to 1"),
         (("evaluate", "made", "steps=0"), "at least one step"),
         (("evaluate", "made", "epochs=3"), "no field 'epochs'"),
+        (("evaluate", "made", "--nets", "mlp"), "a sampler is evaluated without 'nets'; leave it out"),
     ):
         code, _, err = attar(*words)
         assert code == 2

@@ -38,6 +38,12 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, int) else value
 
 
+def _named(value: Any) -> Any:
+    """Let `prompts=3` and `prompts=3,7` stand for lists of names, which may be digits."""
+    listed = _listed(value)
+    return [str(one) if isinstance(one, int) else one for one in listed] if isinstance(listed, list | tuple) else listed
+
+
 @spec
 class Generation:
     """How a sampler is measured."""
@@ -49,7 +55,7 @@ class Generation:
     reference_steps: int = Field(50, ge=1)  # of Heun's method, two calls each, to the endpoints that all are held to
     features: Features | None = None  # in which pictures are compared; none: classifier, efficientnet-lite0 for texts
     directions: int = Field(128, ge=1)  # of the sliced distance of points
-    prompts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()  # texts or classes that are shown; none: some
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_named)] = ()  # texts or classes that are shown; none: some
 
 
 @dataclasses.dataclass(frozen=True)

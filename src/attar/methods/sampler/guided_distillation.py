@@ -22,7 +22,7 @@ from attar.methods.sampler.core.teacher import TeacherGuidance
 from attar.methods.sampler.core.times import Times
 from attar.methods.sampler.core.training import SamplerTraining
 from attar.methods.sampler.diffusion import Diffusion
-from attar.methods.sampler.progressive import Progressive
+from attar.methods.sampler.progressive import Progressive, check_halves
 from attar.run import Adam, Linear
 from attar.spec import method
 
@@ -65,9 +65,7 @@ class GuidedDistillation(Progressive):
 
     @model_validator(mode="after")
     def _halves(self) -> GuidedDistillation:
-        ratio = self.teacher_steps / self.steps
-        if ratio != int(ratio) or int(ratio) & (int(ratio) - 1):
-            raise ValueError(f"steps are halved from {self.teacher_steps}: {self.steps} is not met on the way")
+        check_halves(self.teacher_steps, self.steps)
         if not self.guidance.embedded:
             raise ValueError("the student is told its guidance: leave guidance.embedded=yes")
         if self.stochastic and (self.steps == 1 or self.direction == "encode"):

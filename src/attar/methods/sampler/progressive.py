@@ -27,6 +27,18 @@ def two_step_target(view: View, x_t: Tensor, times: Sequence[Tensor], condition:
     return x0_of_jump(view.process, x_t, x_s, t, s)
 
 
+def check_halves(first: int, last: int) -> None:
+    """Refuse a last number of steps that a first one, halved again and again, does not meet.
+
+    Raises:
+        ValueError: it is not met; the message names the numbers that are.
+    """
+    met = [first >> times for times in range(first.bit_length()) if first % 2**times == 0]
+    if last not in met:
+        others = ", ".join(map(str, met[1:])) or "no others"
+        raise ValueError(f"{first} steps are halved to {others}: steps={last} is not met on the way")
+
+
 @method
 class Progressive(Distillation):
     """Halve the steps of a sampler round by round (Salimans and Ho 2022, arXiv 2202.00512).
@@ -45,9 +57,9 @@ class Progressive(Distillation):
 
     @model_validator(mode="after")
     def _halves(self) -> Progressive:
-        ratio = self.teacher_steps / self.steps
-        if ratio < 2 or ratio != int(ratio) or int(ratio) & (int(ratio) - 1):
-            raise ValueError(f"steps are halved from {self.teacher_steps}: {self.steps} is not met on the way")
+        check_halves(self.teacher_steps, self.steps)
+        if self.steps == self.teacher_steps:
+            raise ValueError(f"nothing is halved: steps={self.steps} and teacher_steps are the same")
         return self
 
     def drawing(self) -> Drawing:
