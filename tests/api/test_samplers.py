@@ -15,7 +15,7 @@ from attar import api, demo_sampler, files, sampling
 from attar.artifacts import load
 from attar.artifacts.sampler import Sampler
 from attar.data import Samples
-from attar.errors import AttarError, DataError, RecipeError
+from attar.errors import AttarError, DataError, NonFinite, RecipeError
 from attar.generating import exact
 
 POINTS = {"net": "mlp", "net.width": 8, "net.depth": 1, "train.steps": 3, "train.batch": 8}
@@ -349,3 +349,11 @@ def test_a_run_that_is_not_finished_is_called_so(ring):
     for use in (attar.sample, attar.evaluate):
         with pytest.raises(AttarError, match=r"a run that is not finished.*the same 'attar run' command goes on"):
             use(ring)
+
+
+def test_a_sampler_that_skipped_most_of_its_steps_is_no_finished_run():
+    wild = {**POINTS, "train.steps": 30, "train.optimizer.lr": 1e30}
+    with pytest.raises(NonFinite, match=r"train.optimizer.lr, or leave such steps out with train.skip_nonfinite=yes"):
+        api.run_result("diffusion", data="ring", **wild)
+    with pytest.raises(NonFinite, match=r"of 30 steps of learner 'denoiser' were left out.*Lower the learning rate"):
+        api.run_result("diffusion", data="ring", **wild, **{"train.skip_nonfinite": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -171,6 +172,20 @@ def test_a_skipping_learner_leaves_bad_steps_out_and_counts_them(start, tmp_path
     assert w.target.item() == pytest.approx(1 - 4 * 0.1, abs=1e-5)
     told = [r["w/skipped"] for r in log.read(tmp_path / "run" / "metrics.jsonl") if "w/skipped" in r]
     assert told == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("bad", [3, 4])
+def test_a_run_whose_steps_were_mostly_left_out_fails_and_fewer_are_told(bad, start, capsys):
+    with start() as run:
+        w = run.learner("w", torch.ones(1), SGD(lr=0.1), on_nonfinite="skip")
+        fails = pytest.raises(NonFinite, match="4 of 6 steps of learner 'w'") if bad == 4 else contextlib.nullcontext()
+        with fails:
+            for step in run.loop("match", 6):
+                w.update(w.target.sum() * (math.nan if step < bad else 1.0))
+                if step == 4:
+                    w.reset()  # what was taken before counts, too
+        run.tell_skipped()
+    assert f"{bad} of 6 steps of 'w' were left out" in capsys.readouterr().err
 
 
 def test_skip_counts_survive_a_restart(start):

@@ -57,6 +57,7 @@ class Learner:
         self._averaged = {key: _trained(average, target) for key, average in self.ema.items()}
         self._buffers = {key: _buffers(average, target) for key, average in self.ema.items()}
         self.steps = 0  # the learner's own
+        self.taken = 0  # steps since the beginning, which `reset` does not forget
         self.skipped = 0  # steps left out because a gradient was not finite
         self._watched: dict[str, list[tuple[int, Tensor]]] = {}  # term -> (loop step, scalar) since the last check
 
@@ -85,6 +86,7 @@ class Learner:
                     group["lr"] = self.spec.lr * self.schedule.factor(self.steps, self.total_steps)
             self.optimizer.step()
             self.steps += 1
+            self.taken += 1
             self._advance_averages()
         for parameter in self.parameters:
             parameter.grad = None
@@ -120,8 +122,22 @@ class Learner:
                 raise NonFinite(
                     f"{term} of learner '{self.name}' became NaN or infinite at step {step} of loop "
                     f"'{self.run.loop_name}'. Nothing after the last checkpoint was saved; "
-                    "lower the learning rate, or give the learner on_nonfinite='skip'"
+                    "lower the learning rate, such as train.optimizer.lr, or leave such steps out with "
+                    "train.skip_nonfinite=yes where the method has it"
                 )
+
+    def raise_if_mostly_skipped(self) -> None:
+        """Look at how many steps were left out until now.
+
+        Raises:
+            NonFinite: more than half of them.
+        """
+        if self.skipped > self.taken:
+            raise NonFinite(
+                f"{self.skipped} of {self.taken + self.skipped} steps of learner '{self.name}' were left out, since "
+                f"their gradients were NaN or infinite (until the end of loop '{self.run.loop_name}'): this is no "
+                "training. Lower the learning rate, such as train.optimizer.lr"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, gradients that wait for a step, optimizer, counts and averages."""
@@ -131,6 +147,7 @@ class Learner:
             "gradients": waiting if any(g is not None for g in waiting) else None,
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
+            "taken": self.taken,
             "skipped": self.skipped,
             "ema": {key: _state(average) for key, average in self.ema.items()},
         }
@@ -143,6 +160,7 @@ class Learner:
             parameter.grad = gradient
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.skipped = state["steps"], state["skipped"]
+        self.taken = state.get("taken", self.steps)  # checkpoints of before it was counted
         for key, average in self.ema.items():
             _restore(average, state["ema"][key])
         self._watched = {}

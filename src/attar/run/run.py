@@ -200,6 +200,9 @@ class Run(Processes):
             self._check_finite()
         if logged := self._record.close(self):
             self._write({"loop": name, "step": done - 1}, logged)
+        if last or over:
+            for learner in self._learners():
+                learner.raise_if_mostly_skipped()
         if last or over or signum or due:
             self._save(name, done, finished=last)
             self._last_saved = now
@@ -234,9 +237,18 @@ class Run(Processes):
             self._replay_until = None
 
     def _check_finite(self) -> None:
-        for item in self._state.values():
-            if isinstance(item, Learner):
-                item.raise_if_nonfinite()
+        for learner in self._learners():
+            learner.raise_if_nonfinite()
+
+    def _learners(self) -> list[Learner]:
+        return [item for item in self._state.values() if isinstance(item, Learner)]
+
+    def tell_skipped(self) -> None:
+        """Tell how many steps were left out because their gradients were not finite, if any were."""
+        for learner in self._learners():
+            if learner.skipped and self.rank == 0:
+                whole = learner.taken + learner.skipped
+                progress.tell(f"{learner.skipped} of {whole} steps of '{learner.name}' were left out: not finite")
 
     # ------------------------------------------------------------------ state
 

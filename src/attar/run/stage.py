@@ -28,6 +28,7 @@ def execute(run: Run, method: Any, inputs: Mapping[str, Any]) -> Any:
     began = time.monotonic()
     record = run.first(lambda: _started(run))
     artifact = method(run, **inputs)
+    run.tell_skipped()
     artifact.parents = {**artifact.parents, **run.parents}
     record |= {
         "state": "partial" if run.partial else "finished",
