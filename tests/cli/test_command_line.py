@@ -252,6 +252,19 @@ def test_a_run_is_one_json_object_and_is_reported_not_repeated_the_second_time(a
     assert "another recipe" in err
 
 
+def test_a_run_says_its_preset_first_and_its_report_last_and_its_help_names_them(attar, monkeypatch):
+    monkeypatch.delenv("ATTAR_PROGRESS", raising=False)
+    words = ("run", "random", "data=digits", "ipc=2", "out=a b")
+    _, out, err = attar(*words)
+    assert err.startswith("attar: random with preset=small, in a b\n")
+    assert out.splitlines()[-1] == "report: a b/report.html"
+    told = last_line(attar(*words, "--json")[1])
+    assert (told["report"], told["draw"]) == ("a b/report.html", None)
+    said = " ".join(attar("run", "--help")[1].split())
+    for expected in ("'attar show ID'", "preset is 'small'", "runs/ID-DATA-sSEED-HASH"):
+        assert expected in said
+
+
 def test_a_recipe_with_a_python_tag_is_refused(attar, tmp_path):
     (tmp_path / "bad.yaml").write_text('run: !!python/object/apply:os.system ["touch made"]')
     code, _, err = attar("run", "bad.yaml")
