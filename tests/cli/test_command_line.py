@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from attar import cli, ledger, terminal
 
@@ -101,6 +102,18 @@ def test_show_of_a_system_with_many_fields_folds_the_inner_ones(attar):
     assert "teaching.net.width" in whole
     assert "teaching.net.width" not in out
     assert len(out.splitlines()) < 100 < len(whole.splitlines())
+
+
+def test_show_says_what_may_be_given_and_keeps_names_whole_on_a_narrow_screen(attar, monkeypatch):
+    monkeypatch.setattr(terminal, "console", lambda: Console(width=80, highlight=False))
+    said = attar("show", "rg-lcd", "--all")[1]
+    assert "teaching.process.alphas_cumprod " in said
+    inputs = {i["name"]: i["type"] for i in last_line(attar("show", "rg-lcd", "--json")[1])["inputs"]}
+    assert inputs == {
+        "data": "a URI, as digits, ring or folder:PATH",
+        "teacher": "a sampler's run or artifact folder, exact, or hf:NAME or null",
+        "reward": "a classifier's or dual encoder's run or artifact folder or null",
+    }
 
 
 @pytest.mark.parametrize(
