@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attar import files, ledger, recipes, run_folders
+from attar import files, ledger, progress, recipes, run_folders
 from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_you_mean
 
 PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
@@ -298,6 +298,8 @@ def _run_one(recipe: recipes.Recipe) -> RunResult:
     if chosen.device != "cpu":
         resolved, splits = _moved(resolved, splits, chosen.device)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if not progress.quiet():
+        progress.tell(f"{recipe.id} with preset={recipe.preset}, in {folder}")
     try:
         with Run(
             folder,

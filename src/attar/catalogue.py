@@ -109,7 +109,7 @@ def notes(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def type_name(hint: Any) -> str:
-    """Return an annotation as a person would write it: `int`, `float or null`, `convnet or mlp`."""
+    """Return an annotation as a person would write it: `int`, `float or null`, `convnet or mlp`, `a URI …`."""
     if hint is None or hint is type(None):
         return "null"
     origin = typing.get_origin(hint)
@@ -123,7 +123,7 @@ def type_name(hint: Any) -> str:
         parts = ", ".join("…" if part is ... else type_name(part) for part in typing.get_args(hint))
         return f"{getattr(origin, '__name__', origin)}[{parts}]"
     kind = getattr(hint, "__pydantic_fields__", {}).get("kind")
-    return str(kind.default) if kind is not None else getattr(hint, "__name__", str(hint))
+    return str(kind.default) if kind is not None else getattr(hint, "example", getattr(hint, "__name__", str(hint)))
 
 
 def range_of(info: FieldInfo) -> str:

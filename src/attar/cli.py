@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +64,12 @@ def run(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Run a method, or go on with a run that was stopped."""
+    """Run a method, or go on with a run that was stopped.
+
+    'attar show ID' lists inputs, fields and presets.
+    The preset is 'small' without preset=NAME; preset=paper is the paper's.
+    The folder is runs/ID-DATA-sSEED-HASH without out=FOLDER.
+    """
     overrides = parse_overrides(settings or [])
     if not target.endswith((".yaml", ".yml")):
         from attar import ledger
@@ -71,8 +77,10 @@ def run(
         ledger.method_path(target)  # an unknown or planned method is refused before torch is loaded
     with _answer(as_json) as answer:
         from attar import api
+        from attar.artifacts.sampler import Sampler
 
         result = api.run_result(target, **overrides)
+        drawn = isinstance(result.artifact, Sampler)
         value = {
             "id": target,
             "folder": str(result.folder),
@@ -80,6 +88,8 @@ def run(
             "seconds": result.seconds,
             "state": result.state,
             "reused": result.reused,
+            "report": str(result.folder / "report.html"),
+            "draw": f"attar sample {shlex.quote(str(result.folder))}" if drawn else None,
         }
         answer(value, _show_run)
 
@@ -303,6 +313,9 @@ def _show_run(value: dict[str, Any]) -> None:
 
     keys = ("folder", "fingerprint", "seconds", "state")
     terminal.show_values({key: value[key] for key in keys})
+    for key in ("report", "draw"):
+        if value[key]:
+            typer.echo(f"{key}: {value[key]}")
     if value["reused"]:
         typer.echo("This run was finished before; nothing was computed anew (copy=1 makes another).")
     elif value["state"] == "partial":

@@ -102,7 +102,7 @@ def task(title: str, done: int, total: int, *, shown: bool = True) -> Iterator[S
 
     Of the processes that a launcher started the first alone shows anything.
     """
-    if not shown or os.environ.get("ATTAR_PROGRESS") == "off" or os.environ.get("RANK", "0") != "0":
+    if not shown or quiet():
         yield _silent
         return
     display = (BarTask if sys.stderr.isatty() else Task)(title, done, total)
@@ -110,6 +110,11 @@ def task(title: str, done: int, total: int, *, shown: bool = True) -> Iterator[S
         yield display.advance
     finally:
         display.close()
+
+
+def quiet() -> bool:
+    """Say whether nothing is shown on the way: it was switched off, or another process speaks."""
+    return os.environ.get("ATTAR_PROGRESS") == "off" or os.environ.get("RANK", "0") != "0"
 
 
 def tell(message: str) -> None:

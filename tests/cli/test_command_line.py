@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from attar import cli, ledger, terminal
 
@@ -101,6 +102,18 @@ def test_show_of_a_system_with_many_fields_folds_the_inner_ones(attar):
     assert "teaching.net.width" in whole
     assert "teaching.net.width" not in out
     assert len(out.splitlines()) < 100 < len(whole.splitlines())
+
+
+def test_show_says_what_may_be_given_and_keeps_names_whole_on_a_narrow_screen(attar, monkeypatch):
+    monkeypatch.setattr(terminal, "console", lambda: Console(width=80, highlight=False))
+    said = attar("show", "rg-lcd", "--all")[1]
+    assert "teaching.process.alphas_cumprod " in said
+    inputs = {i["name"]: i["type"] for i in last_line(attar("show", "rg-lcd", "--json")[1])["inputs"]}
+    assert inputs == {
+        "data": "a URI, as digits, ring or folder:PATH",
+        "teacher": "a sampler's run or artifact folder, exact, or hf:NAME or null",
+        "reward": "a classifier's or dual encoder's run or artifact folder or null",
+    }
 
 
 @pytest.mark.parametrize(
@@ -250,6 +263,19 @@ def test_a_run_is_one_json_object_and_is_reported_not_repeated_the_second_time(a
     code, out, err = attar("run", "random", "data=digits", "ipc=3", "out=small")
     assert (code, out) == (2, "")
     assert "another recipe" in err
+
+
+def test_a_run_says_its_preset_first_and_its_report_last_and_its_help_names_them(attar, monkeypatch):
+    monkeypatch.delenv("ATTAR_PROGRESS", raising=False)
+    words = ("run", "random", "data=digits", "ipc=2", "out=a b")
+    _, out, err = attar(*words)
+    assert err.startswith("attar: random with preset=small, in a b\n")
+    assert out.splitlines()[-1] == "report: a b/report.html"
+    told = last_line(attar(*words, "--json")[1])
+    assert (told["report"], told["draw"]) == ("a b/report.html", None)
+    said = " ".join(attar("run", "--help")[1].split())
+    for expected in ("'attar show ID'", "preset is 'small'", "runs/ID-DATA-sSEED-HASH"):
+        assert expected in said
 
 
 def test_a_recipe_with_a_python_tag_is_refused(attar, tmp_path):

@@ -27,7 +27,9 @@ def attar(capsys, tmp_path, monkeypatch):
 
 def test_a_sampler_is_made_graded_and_drawn_from(attar, tmp_path):
     tiny = ("net.width=8", "net.blocks=1", "train.steps=2", "train.batch=4", "threads=1", "out=made")
-    assert attar("run", "diffusion", "data=digits", *tiny)[0] == 0
+    code, out, _ = attar("run", "diffusion", "data=digits", *tiny)
+    assert code == 0
+    assert out.splitlines()[-2:] == ["report: made/report.html", "draw: attar sample made"]
     code, out, _ = attar("evaluate", "made", "steps=1", "samples=20")
     assert code == 0
     for word in ("calls", "frechet", "as asked", "1 step", "32 steps", "data"):

@@ -26,6 +26,7 @@ class Student(Artifact):
     """
 
     kind: ClassVar[str] = "student"
+    example: ClassVar[str] = "a network's run or artifact folder"
 
     def __init__(self, module: nn.Module, net: Any, channels: int, size: int, classes: tuple[str, ...]) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ class Trajectories(Artifact):
     """
 
     kind: ClassVar[str] = "trajectories"
+    example: ClassVar[str] = "a run or artifact folder of trajectories"
 
     def __init__(self, experts: list[Tensor], net: Any, data: Images) -> None:
         super().__init__()

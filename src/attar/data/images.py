@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Images:
         whitening: a `ZCA` that replaces mean and std, or none.
         source: the URI they came from, or a few words.
     """
+
+    example: ClassVar[str] = "a URI, as digits or folder:PATH"  # of what may stand for them
 
     pixels: Tensor
     labels: Tensor

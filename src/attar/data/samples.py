@@ -39,6 +39,7 @@ class Samples(ABC):
     """
 
     kind = "samples"
+    example = "a URI, as digits, ring or folder:PATH"
     shape: tuple[int, ...]
     conditions: tuple[str, ...] = ()
     vectors: Tensor | None = None

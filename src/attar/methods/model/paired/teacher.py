@@ -22,6 +22,7 @@ class DualTeacher:
     """
 
     kind = "dual-encoder"
+    example = "a dual encoder's run or artifact folder, or hf:NAME"
 
     def __init__(self, given: DualStudent | str | None) -> None:
         self.given = given

@@ -154,6 +154,7 @@ class GivenReward:
     """
 
     kind = "reward"
+    example = "a classifier's or dual encoder's run or artifact folder"
 
     def __init__(self, given: Any) -> None:
         self.given = given

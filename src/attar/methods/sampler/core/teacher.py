@@ -35,6 +35,7 @@ class GivenTeacher:
     """
 
     kind = "teacher"
+    example = "a sampler's run or artifact folder, exact, or hf:NAME"
 
     def __init__(self, given: Sampler | Pipeline | str) -> None:
         self.given = given
