@@ -1,4 +1,4 @@
-"""The public functions: run, evaluate, compare, export, claim, bench, doctor. The command line calls no others."""
+"""The public functions: run, evaluate, compare, export, claim, bench, doctor."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any
 from attar import files, ledger, progress, recipes, run_folders
 from attar.errors import AttarError, DamagedFile, Interrupted, RecipeError, did_you_mean
 
-PIPELINE, LORA = "pipeline", "lora"  # what a sampler of a network of diffusers is exported as: whole, or its updates
-SAMPLER = "sampler"  # any sampler as an artifact that needs no other
 _BENCHES = {
     "kd": "attar.claims.bench:ObjectiveBench",
     "samplers": "attar.claims.bench_samplers:SamplerBench",
@@ -182,62 +180,9 @@ def export(folder: str | Path, to: str, out: str | Path) -> Path:
     Raises:
         AttarError: unknown format, an artifact that has no such form, or `out` exists.
     """
+    from attar.exporting import exported
+
     return Path(exported(folder, to, out)["path"])
-
-
-def exported(folder: str | Path, to: str, out: str | Path) -> dict[str, Any]:
-    """Do what `export` does; return the path, the format, and for diffusers the Python that `draws` as the sampler."""
-    from attar.artifacts import Student, deployed
-    from attar.artifacts import export as formats
-
-    known = [*formats.FORMATS, *deployed.RUNTIMES, SAMPLER, PIPELINE, LORA]
-    if to not in known:
-        raise RecipeError(f"unknown format '{to}'{did_you_mean(to, known)} Known: {', '.join(known)}")
-    out = Path(out)
-    if out.exists():
-        raise AttarError(f"{out} exists and is not overwritten; choose another --out")
-    told = {"path": str(out), "format": to}
-    if to in (SAMPLER, PIPELINE, LORA):
-        return {**told, **_sampler_as(folder, to, out)}
-    artifact, splits = _artifact(folder, None)
-    if to in deployed.RUNTIMES:
-        if not isinstance(artifact, Student):
-            raise AttarError(f"a {artifact.kind} is no network; export it as {', '.join(formats.FORMATS)}")
-        return {**told, "path": str(deployed.deploy(artifact, to, out, _trained_on(Path(folder))))}
-    return {**told, "path": str(formats.export(artifact, to, out, splits.train if splits is not None else None))}
-
-
-def _sampler_as(folder: str | Path, to: str, out: Path) -> dict[str, str]:
-    """Write a sampler whole, as the pipeline that its network was taken out of, or as its low-rank updates alone.
-
-    Returns:
-        For diffusers the Python that `draws` as the sampler does.
-    """
-    from attar.artifacts import load
-    from attar.artifacts.adapted import AdaptedSampler
-    from attar.artifacts.pipeline import save_pipeline
-    from attar.artifacts.sampler import Sampler
-    from attar.artifacts.scheduling import called, rescheduled, scheduling
-
-    artifact = load(folder)
-    if not isinstance(artifact, Sampler):
-        raise AttarError(f"a {artifact.kind} is no sampler, and only samplers are exported as {to}")
-    if to == SAMPLER:
-        whole = artifact.merged()
-        whole.parents = artifact.parents
-        whole.save(out)
-        return {}
-    if to == PIPELINE:
-        line = save_pipeline(artifact, out)
-        return {"draws": f"pipe = diffusers.DiffusionPipeline.from_pretrained({str(out)!r})\n{line}"}
-    if not isinstance(artifact, AdaptedSampler):
-        raise AttarError("this sampler has no low-rank updates: train with lora.rank=4, or export a pipeline")
-    artifact.save_lora(out)
-    try:
-        scheduler, call = scheduling(artifact.reading)
-    except RecipeError as error:  # the updates are good for whoever draws in another way
-        return {"draws": f"# {error}"}
-    return {"draws": f"pipe.load_lora_weights({str(out)!r})\n{rescheduled(scheduler)}\n{called(call)}"}
 
 
 def claim(
@@ -435,25 +380,6 @@ def _is_beginning(item: Path) -> bool:
     """Say whether a file is what a run killed before it wrote its recipe leaves: a lock, an empty log, a file aside."""
     empty_log = item.name == "metrics.jsonl" and item.stat().st_size == 0
     return item.name == ".lock" or empty_log or (item.name.startswith(".recipe.json.") and item.suffix == ".tmp")
-
-
-def _artifact(target: Any, data: Any) -> tuple[Any, Any]:
-    """Return the artifact of a run folder (or the one given) and the splits of the data it was made from."""
-    from attar import data as sources
-    from attar.artifacts import load
-
-    artifact = load(target) if isinstance(target, str | Path) else target
-    given = data if data is not None else getattr(artifact, "source", None)
-    return artifact, None if given in {None, "memory"} else sources.resolve(given)
-
-
-def _trained_on(folder: Path) -> Any:
-    """Return the training images that a run's recipe names, if there is one that does."""
-    from attar import data as sources
-
-    recipe = run_folders.read(folder, "recipe.json", {})
-    named = (recipe.get("inputs") or {}).get("data")
-    return sources.resolve(named).train if isinstance(named, str) else None
 
 
 def _report(folder: Path, data: Any) -> None:

@@ -257,13 +257,13 @@ def export(
 ) -> None:
     """Write a run's artifact in another format."""
     with _answer(as_json) as answer:
-        from attar import api
+        from attar.exporting import exported
 
         def show(told: dict[str, Any]) -> None:
             draws = f"; it draws as the sampler does by\n{told['draws']}" if "draws" in told else ""
             typer.echo(f"wrote {told['path']}{draws}")
 
-        answer(api.exported(folder, to, out), show)
+        answer(exported(folder, to, out), show)
 
 
 @app.command()

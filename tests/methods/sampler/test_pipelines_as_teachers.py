@@ -22,6 +22,7 @@ from attar.artifacts.scheduling import scheduling
 from attar.data import Samples
 from attar.diffusion.specs import FlowProcess
 from attar.errors import AttarError, DataError
+from attar.exporting import exported
 from attar.nets.denoiser_specs import PointMLP
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -110,7 +111,7 @@ def test_a_pipeline_is_distilled_written_back_and_loaded_again(case, pipeline, p
     for name, tensor in again.network.state_dict().items():
         assert torch.equal(tensor, plain.model.state_dict()[name])
     if kind == "SD":
-        told = api.exported(tmp_path / "run", "lora", tmp_path / "lora")["draws"].splitlines()
+        told = exported(tmp_path / "run", "lora", tmp_path / "lora")["draws"].splitlines()
         assert told[1].startswith("pipe.scheduler = diffusers.LCMScheduler.from_config(pipe.scheduler.config, ")
         assert "timestep_scaling=10.0" in told[1]
         assert told[2] == "pipe(prompt, timesteps=[999, 759, 499, 239], guidance_scale=1.0)"
