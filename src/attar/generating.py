@@ -137,7 +137,8 @@ def _subject(sampler: Sampler, target: Any, data: Any, teacher: Any, protocol: G
             f"{list(samples.shape)} with {len(samples.conditions)}; name the data it was trained for"
         )
     taught = inputs.get("teacher")
-    if teacher is None and isinstance(taught, str) and taught != "exact" and not Path(taught).exists():
+    named = taught if isinstance(taught, str) and taught != "exact" and not taught.startswith("hf:") else None
+    if teacher is None and named is not None and not Path(named).exists():
         tell(f"the teacher {taught} is not there, so none is measured; name one with --teacher")
         taught = None
     found = _teacher(sampler, samples, taught if teacher is None else teacher)

@@ -65,7 +65,7 @@ def test_the_baseline_of_lcm_draws_by_a_solver_at_one_evaluation_a_step(open_run
         assert made.reading.drawing == Ode(solver="dpmpp-2m", steps=4)
         assert made.reading.guided == "embedded"
         assert after["teacher_calls"] - before["teacher_calls"] == 2 * 3 * 16
-        found = claim.judge(run, bed, made, (2, 4), guidance=2.5)
+        found = claim.judge(run, bed, made, (2, 4), guidance=1.75)
         assert claim.meter.costs()["evaluations"] == 6
         assert found.keys() >= {"frechet_2", "frechet_4"}
 

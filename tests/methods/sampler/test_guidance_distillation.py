@@ -143,7 +143,7 @@ class TestRounds:
 
     @pytest.mark.parametrize("steps", [3, 32])
     def test_steps_that_halving_does_not_meet_are_refused(self, steps):
-        with pytest.raises(RecipeError, match="halved from 16"):
+        with pytest.raises(RecipeError, match="16 steps are halved to 8, 4, 2, 1"):
             build(GuidedDistillation, {"teacher_steps": 16, "steps": steps})
 
     def test_a_round_is_taught_by_the_last_student_at_the_same_guidance_and_nobody_guides_twice(self, open_run):
