@@ -97,7 +97,7 @@ _NETWORKS = {
     "autoencoder": "encoder = {load}.module   # encoder.embed(images): features",
     "dual-encoder": "towers = {load}   # towers.module.images(images) and towers.texts(['a red bag']): unit vectors",
     "encoder": "encoder = {load}.module   # encoder.embed(images): features",
-    "sampler": "sampler = {load}\nx = sampler(8, steps=2)   # by name: sampler(1, [NAME]); pixels: sampler.picture(x)",
+    "sampler": "sampler = {load}\nx = sampler(8)   # by name: sampler(1, [NAME]); pixels: sampler.picture(x)",
     "student": "network = {load}.module   # a torch.nn.Module",
 }
 
